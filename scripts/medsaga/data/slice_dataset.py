@@ -1,0 +1,92 @@
+"""Training slices of a list of images and volumes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.transforms import Compose
+from monai.utils import MAX_SEED
+from torch.utils.data import Dataset
+
+from .slice_cache import cache_cases
+
+__all__ = ["SliceDataset"]
+
+logger = logging.getLogger(__name__)
+
+
+class SliceDataset(Dataset):
+    """Slices of 2-D images and volumes, few of them drawn by seed, each one read from a disk cache.
+
+    An item is asked for by ``(epoch, index)`` (see :class:`~medsaga.data.EpochSampler`), which with the seed decides
+    its augmentation, whatever worker or process draws it.
+
+    Args:
+        data: cases with the paths ``image`` and ``label``, MONAI Label's datalist.
+        preprocessing: deterministic transforms of a whole case, see :func:`~medsaga.data.slice_cache.cache_cases`.
+        num_classes: including background.
+        cache_dir: folder of the cache.
+        transform: of one slice {"image": (C, H, W), "label": (1, H, W)}; its random parts are seeded here.
+        num_slices: N of few-shot training, slices drawn at random from all cases; None takes all. The slices of a
+            smaller N are among those of a larger one with the same seed. Where there are fewer, a warning says so.
+        min_classes: only slices that show at least as many classes besides background: 0 takes any slice, 1 those
+            with foreground (as MedSAGa for ISLES), 5 as MedSAGa for AMOS.
+        seed: of the draw and of the augmentation.
+        num_workers: processes that preprocess cases not yet in the cache.
+
+    Raises:
+        ValueError: no case, no slice with ``min_classes``, or cases that cannot be used (with their files).
+    """
+
+    def __init__(
+        self,
+        data: Sequence[dict],
+        preprocessing: Compose,
+        num_classes: int,
+        cache_dir: str | Path,
+        transform: Compose | None = None,
+        num_slices: int | None = None,
+        min_classes: int = 0,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        if not data:
+            raise ValueError("No case to train on: the list of images and labels is empty.")
+        self.cases = cache_cases(data, preprocessing, num_classes, cache_dir, num_workers)
+        self.transform = transform
+        self.seed = seed
+        slices = [
+            (case, int(index))
+            for case, cached in enumerate(self.cases)
+            for index in np.flatnonzero(cached.classes[:, 1:].sum(axis=1) >= min_classes)
+        ]
+        if not slices:
+            raise ValueError(f"None of the slices of {len(data)} cases shows {min_classes} or more classes.")
+        if num_slices is not None:
+            if num_slices > len(slices):
+                # not an error: an annotator's first labels are fewer than the number a bundle was made for
+                logger.warning(
+                    f"num_slices={num_slices}, but the {len(data)} training cases have {len(slices)} slices with "
+                    f"{min_classes} or more classes: all of them are taken."
+                )
+            order = np.random.RandomState(seed).permutation(len(slices))
+            slices = [slices[i] for i in order[:num_slices]]
+        self.slices = slices
+        logger.info(f"{len(slices)} training slices of {len({case for case, _ in slices})} of {len(data)} cases.")
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, torch.Tensor]:
+        epoch, index = item if isinstance(item, tuple) else (0, item)
+        case, position = self.slices[index]
+        data = self.cases[case].read(position)
+        if self.transform is None:
+            return data
+        state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0]
+        self.transform.set_random_state(seed=int(state) % MAX_SEED)
+        return self.transform(data)

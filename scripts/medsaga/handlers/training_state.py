@@ -1,0 +1,168 @@
+"""Checkpoints of a training run: the best and the last state, whole or not at all, and the way back to them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from ignite.handlers import DiskSaver
+from monai.utils import set_determinism
+from torch import nn
+
+__all__ = ["TrainingState"]
+
+
+class TrainingState:
+    """Ignite handler of a MONAI trainer that saves, selects, stops and resumes.
+
+    After each epoch it writes ``state_dir/last.pt`` with network, optimiser, schedule, loss scaler and counters; after
+    a validation better than all before also ``state_dir/best.pt`` (the same content) and ``model_path`` (the network
+    alone, what is served). Without validation ``model_path`` follows the last epoch. It stands in for MONAI's
+    ``CheckpointSaver`` and ``EarlyStopHandler``, which remove the old file before the new one is written and forget
+    the best score and the patience used up when a run is resumed.
+
+    Every file is written under a temporary name and renamed, so a run killed at any moment leaves whole files. With
+    ``resume`` it goes on after the last epoch that was completed, and ends with the weights of a run that was never
+    killed: sampler and augmentation are functions of seed and epoch (:class:`~medsaga.data.EpochSampler`), and global
+    random states are seeded here as each epoch starts.
+
+    List it after the ``ValidationHandler``, so that an epoch's validation comes first.
+
+    Args:
+        state_dir: folder of ``last.pt`` and ``best.pt``.
+        model_path: file of the weights to serve.
+        network: saved without the wrapper of ``DistributedDataParallel``.
+        optimizer: with a state dict of tensors and numbers.
+        lr_scheduler: the same.
+        evaluator: MONAI evaluator whose key metric, larger is better, selects the best epoch; None without validation.
+        resume: start from ``state_dir/last.pt`` where it exists.
+        patience: stop after this many validations in a row without a better one; None never stops early.
+        seed: of the global random states, with the epoch.
+
+    Raises:
+        RuntimeError: as the run starts, when the file to resume from is damaged or of another network or optimiser.
+    """
+
+    def __init__(
+        self,
+        state_dir: str | Path,
+        model_path: str | Path,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        lr_scheduler: Any,
+        evaluator: Engine | None = None,
+        resume: bool = False,
+        patience: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.last, self.best = Path(state_dir) / "last.pt", Path(state_dir) / "best.pt"
+        self.model_path = Path(model_path)
+        self.network = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.evaluator = evaluator
+        self.resume = resume
+        self.patience = patience
+        self.seed = seed
+        self.selection = {"best_metric": float("-inf"), "best_epoch": 0, "validated_epoch": 0, "without_better": 0}
+        self.logger = logging.getLogger(__name__)
+
+    def attach(self, engine: Engine) -> None:
+        """
+        Args:
+            engine: the trainer.
+        """
+        engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.EPOCH_STARTED, self.seed_epoch)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.COMPLETED, self.report)
+
+    def seed_epoch(self, engine: Engine) -> None:
+        """Seed Python, NumPy and torch with the epoch: what is drawn from them does not depend on earlier epochs."""
+        set_determinism(self.seed + engine.state.epoch, use_deterministic_algorithms=None)
+
+    def save(self, engine: Engine) -> None:
+        """Select and write, on the first process alone; stop where patience is at its end, on all."""
+        better = self._select(engine)
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0:
+            state = self._state(engine)
+            if better:
+                _write(state["network"], self.model_path)
+                _write(state, self.best)
+            _write(state, self.last)
+        if self.patience is not None and self.selection["without_better"] >= self.patience:
+            self.logger.info(f"No better validation in {self.patience}: stopping after epoch {engine.state.epoch}.")
+            engine.terminate()
+
+    def _select(self, engine: Engine) -> bool:
+        epoch, validation = engine.state.epoch, self.evaluator.state if self.evaluator is not None else None
+        name = validation.key_metric_name if validation is not None else None
+        if validation is None or name not in validation.metrics:
+            return self.selection["validated_epoch"] == 0
+        # an evaluator's epoch is the trainer's epoch of its last run: metrics of an earlier one are not news
+        if validation.epoch != epoch:
+            return False
+        metric = float(validation.metrics[name])
+        better = metric > self.selection["best_metric"]
+        self.selection["validated_epoch"] = epoch
+        self.selection["without_better"] = 0 if better else self.selection["without_better"] + 1
+        if better:
+            self.selection.update(best_metric=metric, best_epoch=epoch)
+        return better
+
+    def _state(self, engine: Engine) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "lr_scheduler": self.lr_scheduler.state_dict(),
+            "scaler": engine.scaler.state_dict() if engine.scaler is not None else {},
+            "progress": {"epoch": engine.state.epoch, "iteration": engine.state.iteration},
+            "selection": dict(self.selection),
+        }
+
+    def load(self, engine: Engine) -> None:
+        """Take up the run that ``last.pt`` holds, if asked to."""
+        if not self.resume:
+            return
+        if not self.last.is_file():
+            self.logger.info(f"Nothing to resume: {self.last} does not exist. Starting from the beginning.")
+            return
+        try:
+            state = torch.load(self.last, map_location="cpu", weights_only=True)
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as err:
+            raise RuntimeError(
+                f"Cannot resume from {self.last}: it is damaged, or of another network or optimiser than this config's. "
+                f"Resume with the config it was made with, or start anew without resume. ({err})"
+            ) from err
+        if engine.scaler is not None and state["scaler"]:
+            engine.scaler.load_state_dict(state["scaler"])
+        engine.state.epoch, engine.state.iteration = state["progress"]["epoch"], state["progress"]["iteration"]
+        self.selection = state["selection"]
+        self.logger.info(f"Resumed after epoch {engine.state.epoch} of {engine.state.max_epochs} from {self.last}.")
+
+    def report(self, engine: Engine) -> None:
+        """Say which epoch's weights are served."""
+        if self.selection["validated_epoch"]:
+            metric, epoch = self.selection["best_metric"], self.selection["best_epoch"]
+            self.logger.info(f"{self.model_path}: weights of epoch {epoch}, validation {metric:.4f}.")
+        else:
+            self.logger.info(f"{self.model_path}: weights of the last epoch, {engine.state.epoch}; no validation.")
+
+
+def _write(content: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # Ignite's saver writes a temporary file beside the target and renames it
+        DiskSaver(str(path.parent), atomic=True, create_dir=True, require_empty=False)(content, path.name)
+    except OSError as err:
+        free = os.statvfs(path.parent).f_bavail * os.statvfs(path.parent).f_frsize / 2**20
+        raise OSError(f"Cannot write {path} ({err}; {free:.0f} MB free). The file before it is untouched.") from err

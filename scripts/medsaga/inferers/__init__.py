@@ -1,0 +1,3 @@
+from .slice_inferer import SliceBatchInferer
+
+__all__ = ["SliceBatchInferer"]

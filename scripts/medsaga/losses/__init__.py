@@ -1,0 +1,3 @@
+from .dice_ce import LogitResolutionDiceCELoss
+
+__all__ = ["LogitResolutionDiceCELoss"]

@@ -1,0 +1,5 @@
+"""Learning rate schedules."""
+
+from .warmup import WarmupPolynomialLR
+
+__all__ = ["WarmupPolynomialLR"]

@@ -1,0 +1,3 @@
+from .segmentation import segmentation_metrics
+
+__all__ = ["segmentation_metrics"]

@@ -1,0 +1,18 @@
+"""Segment Anything networks for medical images: build one by ``SamSegmenter``, name it in a config's ``_target_``."""
+
+from .encoders import ENCODERS, build_encoder
+from .mask_decoder import ClassMaskDecoder
+from .sam_segmenter import SamSegmenter
+from .tiny_vit import TinyViTEncoder
+from .weights import PUBLISHED, load_weights, weights_path
+
+__all__ = [
+    "ENCODERS",
+    "PUBLISHED",
+    "ClassMaskDecoder",
+    "SamSegmenter",
+    "TinyViTEncoder",
+    "build_encoder",
+    "load_weights",
+    "weights_path",
+]

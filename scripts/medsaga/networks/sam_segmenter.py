@@ -1,0 +1,182 @@
+"""Segment Anything as a medical segmentation network: automatic without prompts, interactive with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from segment_anything.modeling import PromptEncoder
+from torch import nn
+
+from .encoders import build_encoder, embedding_size
+from .mask_decoder import ClassMaskDecoder
+from .weights import NORMALIZATION, load_weights
+
+__all__ = ["SamSegmenter"]
+
+
+class SamSegmenter(nn.Module):
+    """Segment Anything with one mask per class.
+
+    Without a prompt the prompt encoder's default ("no mask") embedding is used and every class is segmented
+    automatically; points or boxes steer the same weights. Submodules are ``segment_anything``'s own under its names,
+    so SAM, MedSAM and LiteMedSAM checkpoints load by name (see :func:`medsaga.networks.load_weights`).
+
+    The network normalises intensities as its weights expect: SAM's by its mean and deviation, MedSAM's and LiteMedSAM's
+    not at all. ``pixel_mean`` and ``pixel_std`` (in units of the [0, 1] input) are saved with the weights.
+
+    Trained are the image encoder, the mask decoder and the prompt encoder's ``no_mask_embed``. What takes no part when
+    no prompt is given (point embeddings, mask downscaling, IoU head) is frozen, so every trainable parameter has a
+    gradient after each step and DDP needs no ``find_unused_parameters``.
+
+    Args:
+        encoder: image encoder, one of ``vit_b``, ``vit_l``, ``vit_h``, ``vit_t``, ``vit_test``.
+        image_size: side S of the square input in pixels; a multiple of 16, for ``vit_t`` of 8.
+        num_classes: number of classes k, background included.
+        weights: what to start from: a published name (``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h``, ``medsam_vit_b``,
+            ``lite_medsam``) or a checkpoint file. None leaves the fresh random weights.
+
+    Raises:
+        ValueError: when the encoder is unknown, the size does not fit it, there are fewer than two classes, or the
+            weights are of another network.
+
+    Shape:
+        - image: (B, 1 or 3, S, S), intensities in [0, 1]
+        - output: (B, k, m, m) logits at SAM's mask resolution, four times the embedding grid:
+          m = S for ``vit_t``, m = S / 4 for the others
+
+    Source:
+        MedSAGa (arXiv 2407.15042), section 3; Segment Anything (arXiv 2304.02643).
+    """
+
+    def __init__(
+        self, encoder: str = "vit_t", image_size: int = 256, num_classes: int = 2, weights: str | Path | None = None
+    ) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"num_classes={num_classes}: it counts the background, so it must be at least 2")
+        self.encoder = encoder
+        self.image_size = image_size
+        self.num_classes = num_classes
+
+        self.image_encoder = build_encoder(encoder, image_size)
+        grid = embedding_size(encoder, image_size)
+        self.prompt_encoder = PromptEncoder(
+            embed_dim=256,
+            image_embedding_size=(grid, grid),
+            input_image_size=(image_size, image_size),
+            mask_in_chans=16,
+        )
+        self.mask_decoder = ClassMaskDecoder(num_classes)
+        mean, std = NORMALIZATION["unit" if encoder == "vit_t" else "sam"]
+        self.register_buffer("pixel_mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(std).view(3, 1, 1))
+
+        self.prompt_encoder.requires_grad_(False)
+        self.prompt_encoder.no_mask_embed.requires_grad_(True)
+        self.mask_decoder.iou_prediction_head.requires_grad_(False)
+
+        if weights is not None:
+            load_weights(self, weights)
+
+    def forward(
+        self,
+        image: torch.Tensor,
+        points: tuple[torch.Tensor, torch.Tensor] | None = None,
+        boxes: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Segment images, optionally steered by one prompt set each: ``decode(encode(image), points, boxes)``.
+
+        Args:
+            image: images with intensities in [0, 1]; grey ones are repeated to three channels.
+            points: coordinates x, y in input pixels and labels: 1 inside the object, 0 outside, -1 no point (padding).
+            boxes: corners x0, y0, x1, y1 in input pixels.
+
+        Returns:
+            Class logits.
+
+        Shape:
+            - image: (B, 1 or 3, S, S)
+            - points: (B, N, 2) and (B, N); boxes: (B, 4)
+            - output: (B, k, m, m)
+
+        Raises:
+            ValueError: when the image or a prompt has another shape.
+        """
+        return self.decode(self.encode(image), points, boxes)
+
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        """Compute the image embedding, once per image however many prompts follow.
+
+        Args:
+            image: images with intensities in [0, 1].
+
+        Returns:
+            Embeddings for :meth:`decode`.
+
+        Shape:
+            - image: (B, 1 or 3, S, S)
+            - output: (B, 256, m / 4, m / 4)
+
+        Raises:
+            ValueError: when the image has another size, number of channels or an integer type.
+        """
+        size = self.image_size
+        if image.ndim != 4 or image.shape[1] not in (1, 3) or image.shape[2:] != (size, size):
+            raise ValueError(f"image has shape {tuple(image.shape)}: it must be (B, 1 or 3, {size}, {size})")
+        if not image.is_floating_point():
+            raise ValueError(f"image is of type {image.dtype}: scale it to floating point intensities in [0, 1]")
+        # A grey image gains its three channels here by broadcasting.
+        return self.image_encoder((image - self.pixel_mean) / self.pixel_std)
+
+    def decode(
+        self,
+        embedding: torch.Tensor,
+        points: tuple[torch.Tensor, torch.Tensor] | None = None,
+        boxes: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Predict class logits from image embeddings and prompts.
+
+        One embedding takes any number P of prompt sets in one pass.
+
+        Args:
+            embedding: what :meth:`encode` returned.
+            points: as in :meth:`forward`.
+            boxes: as in :meth:`forward`.
+
+        Returns:
+            Class logits.
+
+        Shape:
+            - embedding: (B, 256, m / 4, m / 4)
+            - points: (P, N, 2) and (P, N); boxes: (P, 4); P = B, or B = 1
+            - output: (P, k, m, m); without prompts (B, k, m, m)
+
+        Raises:
+            ValueError: when the prompts have other shapes or their number fits neither the embeddings nor each other.
+        """
+        _check_prompts(embedding.shape[0], points, boxes)
+        # In half precision neighbouring pixels share a positional encoding, so positions stay in float32.
+        with torch.autocast(embedding.device.type, enabled=False):
+            sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=None)
+            image_pe = self.prompt_encoder.get_dense_pe()
+        return self.mask_decoder(embedding, image_pe, sparse, dense)
+
+
+def _check_prompts(images: int, points: tuple[torch.Tensor, torch.Tensor] | None, boxes: torch.Tensor | None) -> None:
+    counts = {}
+    if points is not None:
+        coords, labels = points
+        if coords.ndim != 3 or coords.shape[2] != 2 or labels.shape != coords.shape[:2]:
+            raise ValueError(
+                f"points have coordinates {tuple(coords.shape)} and labels {tuple(labels.shape)}: "
+                "they must be (B, N, 2) and (B, N)"
+            )
+        counts["point sets"] = coords.shape[0]
+    if boxes is not None:
+        if boxes.ndim != 2 or boxes.shape[1] != 4:
+            raise ValueError(f"boxes have shape {tuple(boxes.shape)}: they must be (B, 4), corners x0, y0, x1, y1")
+        counts["boxes"] = boxes.shape[0]
+    if len(set(counts.values())) > 1 or (images > 1 and any(count != images for count in counts.values())):
+        given = " and ".join(f"{count} {what}" for what, count in counts.items())
+        raise ValueError(f"{given} for {images} images: give one prompt set per image, or several for one image")

