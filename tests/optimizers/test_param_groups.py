@@ -45,10 +45,18 @@ def test_groups_are_those_of_the_paper():
         "encoder_galore": {"image_encoder.patch_embed.weight", "image_encoder.qkv.weight"},
         "encoder": {
             "image_encoder." + name
-            for name in (
-                "pos_embed rel_pos_h attention_biases patch_embed.bias depthwise.weight depthwise.bias qkv.bias "
-                "norm.weight norm.bias lora.weight"
-            ).split()
+            for name in [
+                "pos_embed",
+                "rel_pos_h",
+                "attention_biases",
+                "patch_embed.bias",
+                "depthwise.weight",
+                "depthwise.bias",
+                "qkv.bias",
+                "norm.weight",
+                "norm.bias",
+                "lora.weight",
+            ]
         },
         "decoder": {"prompt_encoder.no_mask_embed.weight", "mask_decoder.weight", "mask_decoder.bias"},
     }

@@ -41,23 +41,26 @@ class GaLoreAdamW(Optimizer):
 
     * ``"one-sided"`` (GaLore's default) projects the shorter side only: the two moments take ``r * max(m, n)`` each and
       the basis ``r * min(m, n)``.
-    * ``"two-sided"`` is eq. 1 as written: the moments take ``r * r`` each and the bases ``r * (m + n)``.
+    * ``"two-sided"`` is eq. 1 as written: the moments take ``r * r`` each and the bases ``r * (m + n)``. In a
+      parameter's very first step :math:`P^T G Q` is diagonal, and AdamW makes full steps of the rounding errors beside
+      the diagonal: begin with a warmup.
 
     A tensor with more than two dimensions, such as a convolution's weight, is treated as the matrix ``(out, -1)``.
 
     The basis is the top singular vectors of the current gradient, found anew every ``update_gap`` steps. Refreshes of
-    different parameters fall on different steps. A gradient that is all zero or not finite says nothing about the basis:
-    the refresh is then put off to the next step with a usable gradient and the old basis stays. While there is no basis
-    yet, such a gradient only brings the weight decay. Outside of a refresh a non-finite gradient reaches the moments and
-    the parameter as it does in :class:`torch.optim.AdamW`; use a ``GradScaler`` or clip to keep it out.
+    different parameters fall on different steps. A gradient that is all zero or not finite says nothing about the
+    basis: the refresh is then put off to the next step with a usable gradient and the old basis stays. While there is
+    no basis yet, such a gradient only brings the weight decay. Once there is one, a non-finite gradient reaches the
+    moments and the parameter as it does in :class:`torch.optim.AdamW`, but never the basis; a ``GradScaler`` keeps it
+    out altogether.
 
     Parameters in half precision get moments and bases in float32, and are rounded once a step.
 
     The state holds only tensors (``step``, ``exp_avg``, ``exp_avg_sq``, and with ``rank`` also ``basis_step`` and
-    ``left``, ``right`` or both), so ``torch.load(..., weights_only=True)`` reads it and a resumed run continues bit for
-    bit. On resume ``lr``, ``betas``, ``eps`` and ``weight_decay`` come from the checkpoint, as in every torch optimizer;
-    the settings of the projection are those this optimizer was made with. They may also be changed later, in
-    ``param_groups``, except for ``rank`` and ``projection``, which the state has to fit.
+    ``left``, ``right`` or both), so ``torch.load(..., weights_only=True)`` reads it and a resumed run continues bit
+    for bit. On resume ``lr``, ``betas``, ``eps`` and ``weight_decay`` come from the checkpoint, as in every torch
+    optimizer; the settings of the projection are those this optimizer was made with. They may also be changed later,
+    in ``param_groups``, except for ``rank`` and ``projection``, which the state has to fit.
 
     Args:
         params: parameters, or dicts of parameter groups, in which each of the following options may be set.

@@ -108,8 +108,7 @@ def _gains(name: str, parameter: nn.Parameter, rank: int, projection: str) -> bo
     if parameter.ndim < 2 or name.rsplit(".", 1)[-1].startswith(_TABLES):
         return False
     short, long = sorted((parameter.shape[0], parameter.numel() // parameter.shape[0]))
-    if projection == "two-sided":
-        projected = 2 * rank**2 + rank * (short + long)
-    else:
-        projected = 2 * rank * long + rank * short
+    # both moments, and the basis of one side or of both
+    two_sided = projection == "two-sided"
+    projected = 2 * rank * (rank if two_sided else long) + rank * (short + long if two_sided else short)
     return rank < short and projected < 2 * short * long

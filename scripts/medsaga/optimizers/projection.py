@@ -6,7 +6,6 @@ one, LDAdam (arXiv 2410.16103) for carrying Adam's moments into a new basis. All
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -87,17 +86,17 @@ def find_basis(matrix: Tensor, rank: int, projection: str, seed: int) -> Basis |
 
     Returns:
         The basis, in memory of its own, or ``None`` where the matrix has no meaningful one: it is all zero, or not
-        finite, or its SVD did not converge.
+        finite, or its SVD failed.
     """
     peak = matrix.abs().amax().item()
     if not 0 < peak < float("inf"):  # also False for NaN
         return None
-    # The iteration squares the matrix, which under- or overflows in float32 unless its entries are near 1. A power of
-    # two rounds nothing; its exponent is bounded so that it has a reciprocal in float32.
-    matrix = matrix / 2.0 ** max(-100, min(100, math.frexp(peak)[1]))
     try:
         u, v = _top_singular_vectors(matrix, rank, seed)
     except torch.linalg.LinAlgError:
+        return None
+    # an entry near the largest float may overflow in a product; one bad basis would poison every step until the next
+    if not (u.isfinite().all() and v.isfinite().all()):
         return None
     left, right = projected_sides((matrix.shape[0], matrix.shape[1]), projection)
     # cloned, because a slice of the SVD's factor would keep (and save) the whole factor

@@ -1,0 +1,47 @@
+# Two commands do everything on a machine with Python 3.10-3.12, make and a network for packages:
+#   make demo    fine-tune, evaluate and look at the result
+#   make test    lint and all tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint install install-test constraints clean
+
+demo: install
+	$(BIN)/python -m medsaga.demo
+
+test: install-test lint
+	$(BIN)/python -m pytest
+
+lint: install-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+install: $(VENV)/.installed
+install-test: $(VENV)/.installed-test
+
+# uv resolves and unpacks in parallel and compiles the bytecode (the first import is several times faster with it).
+# It leaves out MONAI Label's command, whose place in the wheel it does not know; pip puts that in.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 12) else f'medsaga needs Python 3.10 to 3.12, this is {v[0]}.{v[1]}; name another: make PYTHON=python3.11')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt uv
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[label]'
+	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps -c constraints.txt monailabel
+	$(BIN)/monailabel --help > /dev/null
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[label,test]'
+	touch $@
+
+# newest versions that go together, for each Python; review the change and run the tests before committing it
+constraints: install
+	for v in 3.10 3.11 3.12; do \
+		$(BIN)/uv pip compile pyproject.toml --extra label --extra test --python-version $$v \
+			--no-annotate --no-header -o $(VENV)/constraints-$$v.txt; \
+	done
+	@echo "Resolved into $(VENV)/constraints-*.txt; merge what changed into constraints.txt."
+
+clean:
+	rm -rf $(VENV) output bundles/*/cache bundles/*/output
