@@ -5,7 +5,18 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-_ROOMS = ("bundle", "data", "handlers", "inferers", "losses", "lr_schedulers", "metrics", "networks", "optimizers")
+_ROOMS = (
+    "bundle",
+    "data",
+    "handlers",
+    "inferers",
+    "losses",
+    "lr_schedulers",
+    "metrics",
+    "networks",
+    "optimizers",
+    "transforms",
+)
 
 
 def __getattr__(name: str) -> ModuleType:

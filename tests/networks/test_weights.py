@@ -47,17 +47,18 @@ def test_positions_are_interpolated_in_ones_own_checkpoint_too(sam_file, tmp_pat
         assert torch.equal(again.state_dict()[key], value), key
 
 
-@pytest.mark.parametrize("num_classes", [2, 3, 6])
-def test_each_class_starts_from_one_of_sams_masks(sam, sam_file, num_classes):
-    network = small(num_classes=num_classes, weights=sam_file).eval()
-    with torch.no_grad():
-        logits = network(torch.rand(1, 3, SIZE, SIZE))
-    assert logits.shape[1] == num_classes
-    decoder, old = network.mask_decoder, sam.mask_decoder
-    for c in range(num_classes):
-        assert torch.equal(decoder.mask_tokens.weight[c], old.mask_tokens.weight[c % 4])
-        mlp, old_mlp = decoder.output_hypernetworks_mlps[c], old.output_hypernetworks_mlps[c % 4]
-        assert all(torch.equal(a, b) for a, b in zip(mlp.parameters(), old_mlp.parameters(), strict=True))
+@pytest.mark.parametrize(("num_classes", "new_head"), [(2, False), (3, True), (4, True), (6, False)])
+def test_the_class_head_starts_fresh_and_the_rest_from_sam(sam, sam_file, num_classes, new_head):
+    torch.manual_seed(1)
+    fresh = small(num_classes=num_classes).state_dict()
+    torch.manual_seed(1)
+    state = small(num_classes=num_classes, weights=sam_file, new_head=new_head).state_dict()
+    for key, value in state.items():
+        in_head = any(part in key for part in ("mask_tokens", "hypernetworks", "iou_prediction"))
+        if in_head:
+            assert torch.equal(value, fresh[key]), key
+        elif key.startswith("mask_decoder."):
+            assert torch.equal(value, sam.state_dict()[key]), key
 
 
 @pytest.mark.parametrize("key", [None, "model", "network"])

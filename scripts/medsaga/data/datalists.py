@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from monai.data import load_decathlon_datalist
 
-__all__ = ["decathlon_datalist", "images_datalist", "paired_folders_datalist"]
+__all__ = ["decathlon_datalist", "images_datalist", "name_without_suffix", "paired_folders_datalist"]
 
 Datalist = list[dict[str, str]]
+
+
+def name_without_suffix(path: str | Path) -> str:
+    """Name of a file or folder without ``.nii.gz``, ``.seg.nrrd``, ``.png`` and the like.
+
+    A suffix begins with a letter: names with dots in them, above all DICOM's UIDs (1.2.840...), are kept whole.
+    """
+    return re.sub(r"(?<=.)(\.[A-Za-z]\w*)+$", "", Path(path).name)
 
 
 def _existing_folder(path: str | Path, what: str) -> Path:
@@ -39,19 +46,21 @@ def decathlon_datalist(dataset_dir: str | Path) -> Datalist:
         )
     try:
         cases = load_decathlon_datalist(str(index), is_segmentation=True, data_list_key="training")
-    except (json.JSONDecodeError, KeyError, ValueError) as err:
-        raise ValueError(f"{index} is not a Decathlon dataset.json with a list 'training': {err}") from err
+        pairs = [(Path(case["image"]), Path(case["label"])) for case in cases]
+    except (KeyError, TypeError, ValueError) as err:
+        raise ValueError(
+            f"{index} is not a Decathlon dataset.json with a list 'training' of images and labels: {err!r}"
+        ) from err
     datalist: Datalist = []
-    for case in cases:
-        image, label = Path(case["image"]), Path(case["label"])
+    for image, label in pairs:
         if not image.exists() and not label.exists():
             continue
         for path, other in ((image, label), (label, image)):
             if not path.exists():
                 raise FileNotFoundError(f"{path} is missing, but its counterpart {other} is there.")
-        datalist.append({"image": str(image), "label": str(label), "patient": image.name.split(".")[0]})
+        datalist.append({"image": str(image), "label": str(label), "patient": name_without_suffix(image)})
     if not datalist:
-        raise FileNotFoundError(f"None of the {len(cases)} cases that {index} lists is in {folder}.")
+        raise FileNotFoundError(f"None of the {len(pairs)} cases that {index} lists is in {folder}.")
     return datalist
 
 
@@ -80,7 +89,7 @@ def paired_folders_datalist(
         for path in sorted(_existing_folder(folder / name, f"folder '{name}' of the data set").iterdir()):
             if path.name.startswith("."):
                 continue
-            stem = path.name.split(".")[0]
+            stem = name_without_suffix(path)
             if stem in by_stem:
                 raise ValueError(f"{by_stem[stem]} and {path} have the same name; which of them is meant?")
             by_stem[stem] = path

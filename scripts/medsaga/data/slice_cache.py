@@ -11,7 +11,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -54,19 +56,36 @@ class CachedCase:
 
 
 def _describe(value: Any) -> Any:
-    """What of a transform determines its result, as JSON: class names and parameters, no addresses, no random states."""
+    """What of a transform determines its result, as JSON: class names and parameters, no addresses or random states."""
     if isinstance(value, (str, int, float, bool, type(None))):
         return value
     if isinstance(value, (np.ndarray, torch.Tensor)):
         return np.asarray(value).tolist()
     if isinstance(value, (list, tuple)):
         return [_describe(v) for v in value]
+    if isinstance(value, (set, frozenset)):  # their order changes from process to process
+        return sorted(repr(v) for v in value)
     if isinstance(value, dict):
         return {str(k): _describe(v) for k, v in value.items() if k not in _RUNTIME_STATE}
+    if isinstance(value, partial):
+        return ["partial", _describe(value.func), _describe(value.args), _describe(value.keywords)]
     if isinstance(value, type) or hasattr(value, "__qualname__"):  # a class or function
-        return f"{value.__module__}.{value.__qualname__}"
+        name = f"{value.__module__}.{value.__qualname__}"
+        if not hasattr(value, "__code__"):
+            return name
+        # what it does, too: all lambdas of a config have the same name
+        cells = [_describe(cell.cell_contents) for cell in value.__closure__ or ()]
+        return [name, _describe_code(value.__code__), _describe(value.__defaults__), cells]
     name = f"{type(value).__module__}.{type(value).__qualname__}"
-    return [name, _describe(vars(value))] if hasattr(value, "__dict__") else name
+    if hasattr(value, "__dict__"):
+        return [name, _describe(vars(value))]
+    # data types, paths, NumPy's numbers
+    return name if " at 0x" in repr(value) else [name, repr(value)]
+
+
+def _describe_code(code: CodeType) -> list:
+    constants = [_describe_code(c) if isinstance(c, CodeType) else _describe(c) for c in code.co_consts]
+    return [code.co_code.hex(), constants, list(code.co_names)]
 
 
 def _file_state(path: str) -> list:
@@ -85,8 +104,10 @@ def _entry_name(case: dict, preprocessing: Callable, num_classes: int) -> str:
         if not Path(case[key]).exists():
             raise FileNotFoundError(f"{case[key]}: no such {key}.")
     state = [_file_state(str(case["image"])), _file_state(str(case["label"]))]
-    # the first part finds the entries of a case again when its files or the preprocessing have changed
-    return f"{_digest(str(case['image']))}-{_digest([_FORMAT, state, _describe(preprocessing), num_classes])}"
+    # the first part finds the entries of a case again when its files or the preprocessing have changed; the label is
+    # in it because an image may come twice, with the labels of two readers
+    recipe = [_FORMAT, state, _describe(preprocessing), num_classes]
+    return f"{_digest([str(case['image']), str(case['label'])])}-{_digest(recipe)}"
 
 
 def _build(case: dict, preprocessing: Callable, num_classes: int, folder: Path) -> str | None:
@@ -99,12 +120,20 @@ def _build(case: dict, preprocessing: Callable, num_classes: int, folder: Path) 
             cause = cause.__cause__
         if any(str(case[key]) in str(cause) for key in ("image", "label")) and len(str(cause)) < 1000:
             return str(cause)
-        return f"{case['image']} or its label {case['label']} cannot be read: {str(cause).strip().splitlines()[0]}"
+        reason = (str(cause).strip() or repr(cause)).splitlines()[0]
+        return f"{case['image']} or its label {case['label']} cannot be read: {reason}"
     image, label = np.asarray(data["image"]), np.asarray(data["label"])
     if image.ndim == 4:  # (C, H, W, D) → (D, C, H, W)
         image, label = np.moveaxis(image, -1, 0), np.moveaxis(label[0], -1, 0)
     else:
         image = image[None]
+    # MONAI's scaling leaves an image as it is whose two percentiles are equal, and NaN or infinity trains nothing
+    low, high = float(image.min()), float(image.max())
+    if not (low >= -1e-3 and high <= 1 + 1e-3):
+        return (
+            f"{case['image']}: intensities from {low:g} to {high:g} after preprocessing, expected 0 to 1. Nearly all "
+            "of the image may have one value (then scale it by other percentiles), or the preprocessing does not clip."
+        )
     classes = np.stack([(label == c).any(axis=(1, 2)) for c in range(num_classes)], axis=1)
     # written under a temporary name and renamed: a build killed half-way leaves no half entry
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as building:
@@ -161,7 +190,8 @@ def cache_cases(
                 progress.update()
     if problems:
         more = f"\n... and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise ValueError(f"{len(problems)} of {len(datalist)} cases cannot be used:\n" + "\n".join(problems[:10]) + more)
+        listed = "\n".join(problems[:10])
+        raise ValueError(f"{len(problems)} of {len(datalist)} cases cannot be used:\n{listed}{more}")
     return [CachedCase(folder) for folder in folders]
 
 

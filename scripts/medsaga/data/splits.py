@@ -19,7 +19,7 @@ def split_by_patient(
 ) -> dict[str, list[dict]]:
     """Draw test, validation and training patients, in this order, from one seeded shuffle of the patients.
 
-    Every case of a patient falls in the same part. The test patients of a seed stay the same whatever the other numbers.
+    Every case of a patient falls in the same part. A seed's test patients stay the same whatever the other numbers.
 
     Args:
         datalist: cases with an ``image`` and, where a patient has several, a ``patient``.

@@ -12,6 +12,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
+from medsaga.data.datalists import name_without_suffix
 from medsaga.metrics import segmentation_metrics
 
 __all__ = ["MetricsTable", "case_name"]
@@ -21,7 +22,7 @@ _MEASURES = ("dice", "hd95", "slice_dice", "slice_hd95")
 
 def case_name(image: MetaTensor) -> str:
     """Name of the file an image was read from, without folder and suffix."""
-    return Path(str(image.meta["filename_or_obj"])).name.split(".")[0]
+    return name_without_suffix(str(image.meta["filename_or_obj"]))
 
 
 def _number(value: float) -> float | None:
@@ -73,7 +74,7 @@ class MetricsTable:
         (self.output_dir / "metrics.json").write_text(json.dumps(summary, indent=2))
         table = self._table(summary)
         (self.output_dir / "metrics.md").write_text(table)
-        self.logger.info(f"{len({row['case'] for row in self.rows})} cases, in {self.output_dir}:\n{table}")
+        self.logger.info(f"{len(self.rows) // (len(self.class_names) - 1)} cases, in {self.output_dir}:\n{table}")
 
     def summary(self) -> dict[str, dict]:
         """{class or "mean": {measure: {"mean", "std", "n"}}}; for "mean", of each case's mean over its classes."""
@@ -81,9 +82,9 @@ class MetricsTable:
         result: dict[str, dict] = {}
         for name, rows in groups.items():
             result[name] = {m: _statistics([row[m] for row in rows]) for m in _MEASURES}
-            result[name]["missed_or_invented"] = sum(np.isnan(r["hd95"]) and not np.isnan(r["dice"]) for r in rows)
-        cases = list(dict.fromkeys(row["case"] for row in self.rows))
-        by_case = [[row for row in self.rows if row["case"] == case] for case in cases]
+            result[name]["missed_or_invented"] = int(sum(np.isnan(r["hd95"]) and not np.isnan(r["dice"]) for r in rows))
+        # by position: cases of different folders may have the same name
+        by_case = [self.rows[i : i + len(groups)] for i in range(0, len(self.rows), len(groups))]
         result["mean"] = {m: _statistics([_nanmean([row[m] for row in rows]) for rows in by_case]) for m in _MEASURES}
         result["mean"]["missed_or_invented"] = sum(result[name]["missed_or_invented"] for name in groups)
         return result

@@ -21,6 +21,7 @@ class Progress:
         Args:
             engine: trainer or evaluator.
         """
+        self.bar: tqdm | None = None
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._update)
         engine.add_event_handler(Events.COMPLETED, lambda _: self.bar.close())
@@ -45,5 +46,6 @@ class Progress:
         self.bar.update()
 
     def _interrupted(self, engine: Engine, error: BaseException) -> None:
-        self.bar.close()
+        if self.bar is not None:  # another handler may fail as the run starts
+            self.bar.close()
         raise error

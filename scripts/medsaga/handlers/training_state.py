@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
-from ignite.handlers import DiskSaver
 from monai.utils import set_determinism
 from torch import nn
 
@@ -41,11 +39,13 @@ class TrainingState:
         optimizer: with a state dict of tensors and numbers.
         lr_scheduler: the same.
         evaluator: MONAI evaluator whose key metric, larger is better, selects the best epoch; None without validation.
-        resume: start from ``state_dir/last.pt`` where it exists.
+        resume: start from ``state_dir/last.pt`` where it exists. On a command line "true" and "false" are texts: they
+            are taken as what they say.
         patience: stop after this many validations in a row without a better one; None never stops early.
         seed: of the global random states, with the epoch.
 
     Raises:
+        ValueError: ``resume`` is neither.
         RuntimeError: as the run starts, when the file to resume from is damaged or of another network or optimiser.
     """
 
@@ -57,7 +57,7 @@ class TrainingState:
         optimizer: torch.optim.Optimizer,
         lr_scheduler: Any,
         evaluator: Engine | None = None,
-        resume: bool = False,
+        resume: bool | str = False,
         patience: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -67,7 +67,9 @@ class TrainingState:
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.evaluator = evaluator
-        self.resume = resume
+        if str(resume).lower() not in ("true", "false"):
+            raise ValueError(f"resume must be true or false, got {resume!r}.")
+        self.resume = str(resume).lower() == "true"
         self.patience = patience
         self.seed = seed
         self.selection = {"best_metric": float("-inf"), "best_epoch": 0, "validated_epoch": 0, "without_better": 0}
@@ -138,15 +140,16 @@ class TrainingState:
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.lr_scheduler.load_state_dict(state["lr_scheduler"])
-        except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as err:
+            progress, selection, scaler = state["progress"], state["selection"], state["scaler"]
+        except Exception as err:  # torch has a dozen kinds for truncated files and foreign content
             raise RuntimeError(
-                f"Cannot resume from {self.last}: it is damaged, or of another network or optimiser than this config's. "
-                f"Resume with the config it was made with, or start anew without resume. ({err})"
+                f"Cannot resume from {self.last}: it is damaged, or of another network or optimiser than this config's."
+                f" Resume with the config it was made with, or start anew without resume. ({err})"
             ) from err
-        if engine.scaler is not None and state["scaler"]:
-            engine.scaler.load_state_dict(state["scaler"])
-        engine.state.epoch, engine.state.iteration = state["progress"]["epoch"], state["progress"]["iteration"]
-        self.selection = state["selection"]
+        if engine.scaler is not None and scaler:
+            engine.scaler.load_state_dict(scaler)
+        engine.state.epoch, engine.state.iteration = progress["epoch"], progress["iteration"]
+        self.selection = selection
         self.logger.info(f"Resumed after epoch {engine.state.epoch} of {engine.state.max_epochs} from {self.last}.")
 
     def report(self, engine: Engine) -> None:
@@ -160,9 +163,13 @@ class TrainingState:
 
 def _write(content: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    # always the same name: what a killed run leaves of it is written over by the next (Ignite's DiskSaver leaves it)
+    temporary = path.with_name(f".{path.name}.writing")
     try:
-        # Ignite's saver writes a temporary file beside the target and renames it
-        DiskSaver(str(path.parent), atomic=True, create_dir=True, require_empty=False)(content, path.name)
-    except OSError as err:
+        torch.save(content, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as err:  # torch's writer reports a full disk as a RuntimeError
         free = os.statvfs(path.parent).f_bavail * os.statvfs(path.parent).f_frsize / 2**20
         raise OSError(f"Cannot write {path} ({err}; {free:.0f} MB free). The file before it is untouched.") from err
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ __all__ = ["segmentation_metrics"]
 def _dice_hd95(pred: torch.Tensor, label: torch.Tensor, spacing: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
     """Dice and HD95 of (B, k-1, ...) masks, each (B, k-1); NaN where a measure has no value."""
     dice = compute_dice(pred, label, include_background=True, ignore_empty=False)
-    present = pred.flatten(2).any(-1), label.flatten(2).any(-1)
+    present = [m.flatten(2).any(-1).bool() for m in (pred, label)]  # torch answers uint8 for uint8
     dice[~present[0] & ~present[1]] = float("nan")
     hd95 = torch.full_like(dice, float("nan"), dtype=torch.float64)
     both = (present[0] & present[1]).nonzero().tolist()
@@ -39,7 +39,7 @@ def segmentation_metrics(
 
     Per volume: over the whole case. Per slice: the mean over the slices (of the last axis) that have the class in the
     reference or in the prediction. HD95 is the larger of the two directed 95th percentiles of surface distances; the
-    class's HD95 has no value (NaN) where it is missing from one of the two, Dice has none where it is missing from both.
+    class's HD95 has no value (NaN) where it is missing from one of the two, Dice has none where both lack it.
 
     Args:
         pred: class numbers (1, H, W) or (1, H, W, D).

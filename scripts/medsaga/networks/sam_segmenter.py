@@ -35,6 +35,8 @@ class SamSegmenter(nn.Module):
         num_classes: number of classes k, background included.
         weights: what to start from: a published name (``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h``, ``medsam_vit_b``,
             ``lite_medsam``) or a checkpoint file. None leaves the fresh random weights.
+        new_head: take from published weights all but what predicts the masks, which starts fresh; right for training
+            new classes. A number of classes other than SAM's four masks always starts so.
 
     Raises:
         ValueError: when the encoder is unknown, the size does not fit it, there are fewer than two classes, or the
@@ -50,7 +52,12 @@ class SamSegmenter(nn.Module):
     """
 
     def __init__(
-        self, encoder: str = "vit_t", image_size: int = 256, num_classes: int = 2, weights: str | Path | None = None
+        self,
+        encoder: str = "vit_t",
+        image_size: int = 256,
+        num_classes: int = 2,
+        weights: str | Path | None = None,
+        new_head: bool = False,
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -77,7 +84,7 @@ class SamSegmenter(nn.Module):
         self.mask_decoder.iou_prediction_head.requires_grad_(False)
 
         if weights is not None:
-            load_weights(self, weights)
+            load_weights(self, weights, new_head)
 
     def forward(
         self,

@@ -24,8 +24,8 @@ __all__ = [
 
 PROJECTIONS = ("one-sided", "two-sided")
 
-# Randomised subspace iteration: columns beyond the rank, and passes over the matrix. Two passes square the decay of
-# the singular values twice, which is what Halko, Martinsson and Tropp (arXiv 0909.4061) advise for slow decay.
+# Randomised subspace iteration: columns beyond the rank, and passes over the matrix. Each pass raises the decay of the
+# singular values by two powers; one or two are enough where they decay slowly (Halko et al., arXiv 0909.4061).
 _OVERSAMPLING = 8
 _PASSES = 2
 # Up to this size an exact SVD costs milliseconds, so an approximation would save nothing.
@@ -119,7 +119,7 @@ def rotate_moments(
         betas: Adam's decay rates.
         step: number of Adam updates in the moments, at least 1.
     """
-    # Derivation (LDAdam, section 3). Bias-corrected, the moments estimate m = E[g] and v = E[g^2] of the entries of g.
+    # Derivation, after LDAdam. Bias-corrected, the moments estimate m = E[g] and v = E[g^2] of the entries of g.
     # For g' = R g S^T linearity gives m' = R m S^T. Taking the entries of g as uncorrelated, their variances v - m^2
     # add up with squared weights, and E[g'^2] = Var[g'] + E[g']^2:
     #     v' = (R*R) (v - m^2) (S*S)^T + (m')^2          (* is element-wise)

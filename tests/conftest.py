@@ -1,0 +1,27 @@
+"""What tests of several rooms share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    # arrays as small as the tests' gain nothing from more, and lose much where other work has the cores
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def sample_data() -> Path:
+    """Folder of real labelled images, outside the repository."""
+    folder = Path(os.environ.get("MEDSAGA_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"No sample data at {folder}; set MEDSAGA_TEST_DATA to its folder.")
+    return folder

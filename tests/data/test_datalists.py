@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medsaga.data import decathlon_datalist, images_datalist, paired_folders_datalist, write_decathlon_phantoms
+
+
+def touch(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+@pytest.fixture
+def decathlon(tmp_path) -> Path:
+    return write_decathlon_phantoms(tmp_path / "Task99", cases=3, shape=(8, 9, 8))
+
+
+def test_decathlon_cases_name_existing_files_and_the_patient(decathlon):
+    datalist = decathlon_datalist(decathlon)
+    assert [case["patient"] for case in datalist] == ["phantom_000", "phantom_001", "phantom_002"]
+    for case in datalist:
+        assert Path(case["image"]) == decathlon / "imagesTr" / f"{case['patient']}.nii.gz"
+        assert Path(case["label"]) == decathlon / "labelsTr" / f"{case['patient']}.nii.gz"
+        assert Path(case["image"]).is_file()
+        assert Path(case["label"]).is_file()
+
+
+def test_decathlon_leaves_out_cases_that_were_not_copied(decathlon):
+    for folder in ("imagesTr", "labelsTr"):
+        (decathlon / folder / "phantom_001.nii.gz").unlink()
+    assert [case["patient"] for case in decathlon_datalist(decathlon)] == ["phantom_000", "phantom_002"]
+
+
+def remove(*names):
+    return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def index(content):
+    return lambda folder: (folder / "dataset.json").write_text(content)
+
+
+ALL = [f"{folder}/phantom_00{i}.nii.gz" for folder in ("imagesTr", "labelsTr") for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (remove("dataset.json"), FileNotFoundError, "dataset.json is missing"),
+        (remove("labelsTr/phantom_001.nii.gz"), FileNotFoundError, r"labelsTr/phantom_001.nii.gz is missing"),
+        (remove("imagesTr/phantom_002.nii.gz"), FileNotFoundError, r"imagesTr/phantom_002.nii.gz is missing"),
+        (remove(*ALL), FileNotFoundError, "None of the 3 cases"),
+        (index("{"), ValueError, "dataset.json is not a Decathlon"),
+        (index("7"), ValueError, "dataset.json is not a Decathlon"),
+        (index('{"test": []}'), ValueError, "dataset.json is not a Decathlon"),
+        (index('{"training": ["a.nii.gz"]}'), ValueError, "dataset.json is not a Decathlon"),
+        (index('{"training": [{"image": "imagesTr/a.nii.gz"}]}'), ValueError, "dataset.json is not a Decathlon"),
+        (index('{"training": []}'), FileNotFoundError, "None of the 0 cases"),
+    ],
+)
+def test_decathlon_errors_say_what_is_wrong(decathlon, damage, error, message):
+    damage(decathlon)
+    with pytest.raises(error, match=message):
+        decathlon_datalist(decathlon)
+
+
+@pytest.mark.parametrize("datalist", [decathlon_datalist, paired_folders_datalist, images_datalist])
+def test_missing_folder_is_named_with_the_option_to_set(tmp_path, datalist):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.*--dataset_dir"):
+        datalist(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("a.png", "a.png"),
+        ("a.jpg", "a.png"),
+        ("a.nii.gz", "a.nrrd"),
+        ("a.nrrd", "a.seg.nrrd"),
+        ("a/1.dcm", "a.nii.gz"),
+        ("a.b", "a.b"),
+        # series UIDs, as MONAI Label names the files of a DICOMweb store
+        ("1.2.840.10008.nii.gz", "1.2.840.10008.nii.gz"),
+        ("1.2.840.10008/0001", "1.2.840.10008.nii.gz"),
+    ],
+)
+def test_paired_folders_match_by_name_up_to_the_suffix(tmp_path, image, label):
+    touch(tmp_path / "images" / image, tmp_path / "masks" / label)
+    entry = tmp_path / "images" / Path(image).parts[0]
+    patient = "1.2.840.10008" if image.startswith("1") else "a"
+    assert paired_folders_datalist(tmp_path) == [
+        {"image": str(entry), "label": str(tmp_path / "masks" / label), "patient": patient}
+    ]
+
+
+def test_paired_folders_tell_names_with_dots_apart(tmp_path):
+    names = ["1.2.3.png", "1.2.4.png"]
+    touch(*(tmp_path / folder / name for folder in ("images", "masks") for name in names))
+    datalist = paired_folders_datalist(tmp_path)
+    assert [case["patient"] for case in datalist] == ["1.2.3", "1.2.4"]
+    assert [Path(case["label"]).name for case in datalist] == names
+
+
+def test_paired_folders_take_folder_names_and_the_patient_pattern(tmp_path):
+    for name in ("p1_left.png", "p1_right.png", "p2_left.png"):
+        touch(tmp_path / "xrays" / name, tmp_path / "lungs" / name)
+    touch(tmp_path / "xrays" / ".DS_Store", tmp_path / "lungs" / "p9_left.png")  # neither a case nor an error
+    datalist = paired_folders_datalist(tmp_path, images="xrays", labels="lungs", patient=r"([^_]+)_")
+    assert [case["patient"] for case in datalist] == ["p1", "p1", "p2"]
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "error", "message"),
+    [
+        (["images/a.png", "images/b.png", "masks/a.png"], {}, FileNotFoundError, r"1 of 2 images.*b\.png"),
+        (["images/a.png"], {}, FileNotFoundError, "masks"),
+        (["images/.hidden", "masks/a.png"], {}, FileNotFoundError, "No image in"),
+        (["images/a.png", "images/a.jpg", "masks/a.png"], {}, ValueError, "same name"),
+        (["images/a.png", "masks/a.png", "masks/a.nii.gz"], {}, ValueError, "same name"),
+        (["images/a.png", "masks/a.png"], {"patient": r"(\d+)_"}, ValueError, r"no patient in the name of .*a\.png"),
+    ],
+)
+def test_paired_folders_errors_say_what_is_wrong(tmp_path, files, options, error, message):
+    touch(*(tmp_path / file for file in files))
+    with pytest.raises(error, match=message):
+        paired_folders_datalist(tmp_path, **options)
+
+
+def test_images_datalist_takes_a_file_or_every_entry_of_a_folder(tmp_path):
+    touch(tmp_path / "b.nii.gz", tmp_path / "a.png", tmp_path / ".DS_Store", tmp_path / "series" / "1.dcm")
+    assert images_datalist(tmp_path / "a.png") == [{"image": str(tmp_path / "a.png")}]
+    assert images_datalist(tmp_path) == [{"image": str(tmp_path / n)} for n in ("a.png", "b.nii.gz", "series")]
+
+
+def test_images_datalist_takes_a_dicom_folder_as_one_case(tmp_path):
+    for i in range(3):
+        (tmp_path / f"IM{i}").write_bytes(bytes(128) + b"DICM" + bytes(10))
+    assert images_datalist(tmp_path) == [{"image": str(tmp_path)}]
+    touch(tmp_path / "other.png")
+    assert len(images_datalist(tmp_path)) == 4
+
+
+def test_images_datalist_refuses_an_empty_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="empty"):
+        images_datalist(tmp_path)
+
+
+def test_real_data_sets_are_listed_whole(sample_data):
+    hippocampus = decathlon_datalist(sample_data / "Task04_Hippocampus")
+    present = {path.name for path in (sample_data / "Task04_Hippocampus" / "imagesTr").glob("h*.nii.gz")}
+    assert {Path(case["image"]).name for case in hippocampus} == present
+    listed = json.loads((sample_data / "Task04_Hippocampus" / "dataset.json").read_text())["training"]
+    assert 0 < len(hippocampus) <= len(listed)
+    for name in ("JSRT", "BUSI"):
+        assert len(paired_folders_datalist(sample_data / name)) == len(list((sample_data / name / "images").iterdir()))

@@ -1,0 +1,409 @@
+from __future__ import annotations
+
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+
+import itk
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from monai.transforms import Lambdad
+from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from medsaga.data import SliceDataset
+from medsaga.data.slice_cache import cache_cases
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:axcodes"),  # "PLS" serves 2-D images, too
+    pytest.mark.filterwarnings("ignore:NvImgCodec"),
+]
+
+# half precision between 0.5 and 1
+STEP = 1 / 2048
+
+RANDOM = np.random.RandomState(0)
+# (slice, row, column), rows towards the patient's back and columns towards the left: what a slice must look like
+VOLUME = RANDOM.randint(-500, 1500, (4, 7, 5)).astype(np.int16)
+LABEL = RANDOM.randint(0, 3, VOLUME.shape).astype(np.uint8)
+
+
+def scaled(image):
+    """The intensities between the two percentiles, by hand."""
+    low, high = np.percentile(image, [0.5, 99.5])
+    return np.clip((image - low) / (high - low), 0, 1)
+
+
+def slices_of(cached):
+    items = [cached.read(i) for i in range(len(cached.classes))]
+    return np.stack([item["image"] for item in items]), np.stack([item["label"][0] for item in items])
+
+
+def assert_slices(cached, image, label):
+    """The slices are (D, C, H, W) intensities and (D, H, W) classes as given, and so are the classes they show."""
+    images, labels = slices_of(cached)
+    assert images.shape == image.shape
+    assert np.abs(images - image).max() <= STEP
+    assert np.array_equal(labels, label)
+    assert cached.classes.tolist() == [[bool((s == c).any()) for c in range(3)] for s in label]
+
+
+# --- what a slice holds, whatever the file ---------------------------------------------------------------------------
+
+
+def flip(array, affine, axis):
+    shift = np.eye(4)
+    shift[axis, axis], shift[axis, 3] = -1, array.shape[axis] - 1
+    return np.flip(array, axis), affine @ shift
+
+
+def permute(array, affine, order):
+    return array.transpose(order), affine[:, [*order, 3]]
+
+
+def oblique(array, affine, degrees):
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    about_s, about_r = np.eye(4), np.eye(4)
+    about_s[:2, :2] = about_r[1:3, 1:3] = [[c, -s], [s, c]]
+    return array, about_r @ about_s @ affine
+
+
+NIFTI_VARIANTS = {
+    "as_is": [],
+    "flipped_columns": [(flip, 0)],
+    "flipped_rows": [(flip, 1)],
+    "flipped_all": [(flip, 0), (flip, 1), (flip, 2)],
+    "sagittal": [(permute, (1, 2, 0))],
+    "coronal_flipped": [(permute, (0, 2, 1)), (flip, 1)],
+    "oblique": [(oblique, 20)],
+    "oblique_flipped_sagittal": [(oblique, -15), (permute, (1, 2, 0)), (flip, 2)],
+}
+
+
+@pytest.mark.parametrize("variant", NIFTI_VARIANTS)
+@pytest.mark.parametrize("spacing", [(1, 1, 1), (0.7, 0.9, 5)])
+def test_slices_are_axial_however_the_nifti_file_stores_them(tmp_path, preprocessing, variant, spacing):
+    case = {}
+    for key, slices in (("image", VOLUME), ("label", LABEL)):
+        array, affine = slices.transpose(2, 1, 0), np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
+        affine[:3, 3] = 31, -17, 5
+        for change, argument in NIFTI_VARIANTS[variant]:
+            array, affine = change(array, affine, argument)
+        case[key] = str(tmp_path / f"{key}.nii.gz")
+        nib.save(nib.Nifti1Image(np.ascontiguousarray(array), affine), case[key])
+    (cached,) = cache_cases([case], preprocessing(), 3, tmp_path / "cache")
+    assert_slices(cached, scaled(VOLUME)[:, None], LABEL)
+
+
+def write_itk(path, slices):
+    image = itk.image_from_array(slices)
+    image.SetSpacing([0.8, 0.8, 3.0])
+    image.SetOrigin([-20.0, 14.0, 60.0])
+    itk.imwrite(image, str(path))
+    return str(path)
+
+
+def write_dicom(folder, slices):
+    """A CT series; the order of its file names is not that of its positions."""
+    folder.mkdir()
+    series, study, frame = generate_uid(), generate_uid(), generate_uid()
+    for z, pixels in enumerate(slices):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = CTImageStorage, ExplicitVRLittleEndian
+        meta.MediaStorageSOPInstanceUID = generate_uid()
+        file = folder / f"IM{(z * 3) % len(slices):03d}.dcm"
+        data = FileDataset(str(file), {}, file_meta=meta, preamble=bytes(128))
+        data.is_little_endian, data.is_implicit_VR = True, False
+        data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+        data.SeriesInstanceUID, data.StudyInstanceUID, data.FrameOfReferenceUID = series, study, frame
+        data.PatientID, data.PatientName, data.Modality, data.InstanceNumber = "p1", "P^1", "CT", z + 1
+        data.Rows, data.Columns = pixels.shape
+        data.PixelSpacing, data.SliceThickness = [0.8, 0.8], 3
+        data.ImageOrientationPatient, data.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [-20, 14, 60 + 3 * z]
+        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 1
+        data.RescaleIntercept, data.RescaleSlope = 0, 1
+        data.PixelData = np.ascontiguousarray(pixels).tobytes()
+        pydicom.dcmwrite(str(file), data, write_like_original=False)
+    return str(folder)
+
+
+WRITERS = {"v.nrrd": write_itk, "v.mha": write_itk, "v.nii.gz": write_itk, "series": write_dicom}
+
+
+@pytest.mark.parametrize(
+    ("image", "label"), [("v.nrrd", "v.nrrd"), ("v.mha", "v.nii.gz"), ("series", "v.nii.gz"), ("series", "v.nrrd")]
+)
+def test_volumes_of_every_format_give_the_same_slices(tmp_path, preprocessing, image, label):
+    case = {}
+    for key, name, slices in (("image", image, VOLUME), ("label", label, LABEL)):
+        (tmp_path / key).mkdir()
+        case[key] = WRITERS[name](tmp_path / key / name, slices)
+    (cached,) = cache_cases([case], preprocessing(), 3, tmp_path / "cache")
+    assert_slices(cached, scaled(VOLUME)[:, None], LABEL)
+
+
+def png(path, array):
+    Image.fromarray(array).save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("label_mode", ["grey", "rgb"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_go_the_same_way_as_volumes(tmp_path, preprocessing, channels, label_mode):
+    image = RANDOM.randint(0, 256, (9, 6, channels)).astype(np.uint8)
+    label = RANDOM.randint(0, 3, (9, 6)).astype(np.uint8)
+    case = {
+        "image": png(tmp_path / "image.png", image.squeeze()),
+        "label": png(tmp_path / "label.png", label if label_mode == "grey" else np.stack([label] * 3, axis=-1)),
+    }
+    (cached,) = cache_cases([case], preprocessing(reader="ITKReader"), 3, tmp_path / "cache")
+    assert_slices(cached, scaled(image.transpose(2, 0, 1))[None], label[None])
+
+
+def test_pictures_and_volumes_may_be_mixed(tmp_path, preprocessing, write_case):
+    image = RANDOM.randint(0, 256, (9, 6)).astype(np.uint8)
+    picture = {"image": png(tmp_path / "i.png", image), "label": png(tmp_path / "l.png", image // 100)}
+    dataset = SliceDataset([write_case("a"), picture], preprocessing(reader="ITKReader"), 3, tmp_path / "cache")
+    assert [tuple(dataset[i]["image"].shape) for i in range(len(dataset))] == [(1, 7, 6)] * 5 + [(1, 9, 6)]
+
+
+def test_real_volume_is_cached_as_the_preprocessing_gives_it(tmp_path, sample_data, preprocessing):
+    folder = sample_data / "Task04_Hippocampus"
+    name = min(path.name for path in (folder / "imagesTr").glob("h*.nii.gz"))
+    case = {"image": str(folder / "imagesTr" / name), "label": str(folder / "labelsTr" / name)}
+    (cached,) = cache_cases([case], preprocessing(), 3, tmp_path)
+    direct = preprocessing()(case)
+    image, label = (np.moveaxis(np.asarray(direct[key]), -1, 0) for key in ("image", "label"))
+    assert_slices(cached, image, label[:, 0])
+
+
+# --- when an entry is built ------------------------------------------------------------------------------------------
+
+
+def state(cache):
+    """Every file of the cache with its content's time."""
+    return {str(p.relative_to(cache)): p.stat().st_mtime_ns for p in cache.rglob("*.npy")}
+
+
+def entries(cache):
+    return sorted(p.name for p in cache.iterdir() if not p.name.startswith(".building-"))
+
+
+def divide(x, by):
+    return x / by
+
+
+def test_second_use_builds_nothing(tmp_path, preprocessing, write_case):
+    cases, cache, used = [write_case("a", 1), write_case("b", 2)], tmp_path / "cache", preprocessing()
+    cache_cases(cases, used, 3, cache)
+    before = state(cache)
+    assert len(before) == 6
+    for again in (used, preprocessing()):
+        cache_cases(cases[::-1], again, 3, cache)
+        assert state(cache) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lower": 2.0},
+        {"extra": (Lambdad("image", lambda x: x * 1.0),)},
+        {"extra": (Lambdad("image", partial(divide, by=2)),)},
+        {"num_classes": 4},
+    ],
+    ids=["number", "lambda", "partial", "num_classes"],
+)
+def test_another_preprocessing_rebuilds_and_the_old_entry_goes(tmp_path, preprocessing, write_case, change):
+    cases, cache = [write_case("a", 1), write_case("b", 2)], tmp_path / "cache"
+    cache_cases(cases, preprocessing(), 3, cache)
+    before = entries(cache)
+    cache_cases(cases, preprocessing(**change), change.get("num_classes", 3), cache)
+    assert len(entries(cache)) == 2
+    assert not set(entries(cache)) & set(before)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (lambda x: x * 2.0, lambda x: x * 3.0),
+        (lambda x: x + 1, lambda x: x - 1),
+        (partial(divide, by=2), partial(divide, by=4)),
+        (partial(divide, by=np.float32(2)), partial(divide, by=np.float32(4))),
+    ],
+    ids=["constant", "operator", "partial", "numpy"],
+)
+def test_functions_with_the_same_name_are_told_apart(tmp_path, preprocessing, write_case, first, second):
+    case, cache = write_case("a"), tmp_path / "cache"
+    names = []
+    for function in (first, second, second):
+        cache_cases([case], preprocessing(extra=(Lambdad("image", function),)), 3, cache)
+        names += entries(cache)
+    assert names[0] != names[1] == names[2]
+
+
+@pytest.mark.parametrize("key", ["image", "label"])
+def test_changed_file_is_read_again(tmp_path, preprocessing, write_case, write_nifti, key):
+    cases, cache = [write_case("a", 1), write_case("b", 2)], tmp_path / "cache"
+    cache_cases(cases, preprocessing(), 3, cache)
+    before = state(cache)
+    if key == "label":  # of the same shape as its image
+        content = np.random.RandomState(9).randint(0, 3, (5, 7, 6)).astype(np.uint8)
+    else:
+        content = np.random.RandomState(9).uniform(0, 1, (5, 7, 6)).astype(np.float32)
+    write_nifti(Path(cases[0][key]), content)
+    first, _ = cache_cases(cases, preprocessing(), 3, cache)
+    images, labels = slices_of(first)
+    if key == "label":
+        assert np.array_equal(labels, content)
+    else:
+        assert np.abs(images[:, 0] - scaled(content)).max() <= STEP
+    kept = {name for name in before if before[name] == state(cache).get(name)}
+    assert len(kept) == 3  # those of the other case
+    assert len(entries(cache)) == 2
+
+
+def test_changed_slice_of_a_dicom_series_is_noticed(tmp_path, preprocessing):
+    case = {"image": write_dicom(tmp_path / "series", VOLUME), "label": write_itk(tmp_path / "l.nii.gz", LABEL)}
+    cache = tmp_path / "cache"
+    cache_cases([case], preprocessing(), 3, cache)
+    shutil.rmtree(tmp_path / "series")
+    write_dicom(tmp_path / "series", VOLUME[:, ::-1])
+    (cached,) = cache_cases([case], preprocessing(), 3, cache)
+    assert_slices(cached, scaled(VOLUME[:, ::-1])[:, None], LABEL)
+
+
+def test_one_image_with_the_labels_of_two_readers_is_two_cases(tmp_path, preprocessing, write_case, write_nifti):
+    first = write_case("a")
+    other = np.random.RandomState(3).randint(0, 3, (5, 7, 6)).astype(np.uint8)
+    second = {**first, "label": write_nifti(tmp_path / "reader2" / "a.nii.gz", other)}
+    for _ in range(2):
+        cached = cache_cases([first, second], preprocessing(), 3, tmp_path / "cache")
+        assert np.array_equal(slices_of(cached[1])[1], other)
+        assert not np.array_equal(slices_of(cached[0])[1], other)
+
+
+def test_build_that_was_killed_is_made_good(tmp_path, preprocessing, write_case):
+    cases, cache = [write_case("a", 1), write_case("b", 2)], tmp_path / "cache"
+    cache_cases(cases, preprocessing(), 3, cache)
+    complete = state(cache)
+    half = cache / ".building-killed" / "entry"
+    os.renames(cache / entries(cache)[0], half)
+    (half / "classes.npy").unlink()
+    cached = cache_cases(cases, preprocessing(), 3, cache)
+    assert entries(cache) == sorted({Path(name).parts[0] for name in complete})
+    assert [slices_of(c)[0].shape for c in cached] == [(5, 1, 7, 6)] * 2
+    assert len(set(complete.items()) & set(state(cache).items())) == 3  # the whole entry was not built again
+
+
+def test_workers_build_the_same_as_this_process(tmp_path, preprocessing, write_case):
+    cases = [write_case("a", 1), write_case("b", 2), {**write_case("c", 3), "label": write_case("d", 4)["image"]}]
+    results = []
+    for workers in (0, 2):
+        cache = tmp_path / f"cache{workers}"
+        with pytest.raises(ValueError, match=r"1 of 3 cases cannot be used:\n.*d\.nii\.gz: label values"):
+            cache_cases(cases, preprocessing(), 3, cache, num_workers=workers)
+        results.append({str(p.relative_to(cache)): p.read_bytes() for p in cache.rglob("*.npy")})
+    assert len(results[0]) == 6
+    assert results[0] == results[1]
+
+
+# --- cases that cannot be used ---------------------------------------------------------------------------------------
+
+
+def nifti(key, change):
+    """Write the file of a case again, with its content changed."""
+
+    def damage(case):
+        file = nib.load(case[key])
+        content = change(np.array(file.dataobj))
+        nib.save(nib.Nifti1Image(content, file.affine), case[key])
+
+    return damage
+
+
+def set_one(value):
+    def change(content):
+        content[1, 2, 3] = value
+        return content
+
+    return change
+
+
+def truncate(key):
+    def damage(case):  # the header is whole, the voxels are not
+        nib.save(nib.Nifti1Image(RANDOM.uniform(size=(20, 20, 20)), np.eye(4)), case[key])
+        content = Path(case[key]).read_bytes()
+        Path(case[key]).write_bytes(content[: len(content) // 2])
+
+    return damage
+
+
+def rgba(case):
+    for key, array in (("image", RANDOM.randint(0, 256, (8, 8, 4))), ("label", np.zeros((8, 8)))):
+        case[key] = png(Path(case[key]).parent / f"{key}_rgba.png", array.astype(np.uint8))
+
+
+def text(case):
+    Path(case["image"]).write_text("not an image")
+
+
+DAMAGES = {
+    "label_shape": (nifti("label", lambda x: x[:, :-1]), r"labels/bad\.nii\.gz: label of shape .*images/bad\.nii\.gz"),
+    "label_value": (nifti("label", set_one(7)), r"labels/bad\.nii\.gz: label values \[7.*outside the 3 classes"),
+    "truncated_image": (truncate("image"), r"images/bad\.nii\.gz.* cannot be read"),
+    "truncated_label": (truncate("label"), r"labels/bad\.nii\.gz.* cannot be read"),
+    "text": (text, r"images/bad\.nii\.gz"),
+    "nan": (nifti("image", set_one(np.nan)), r"images/bad\.nii\.gz: 1 of 210 values are NaN"),
+    "infinite": (nifti("image", set_one(np.inf)), r"images/bad\.nii\.gz: 1 of 210 values are NaN or infinite"),
+    "four_d": (nifti("image", lambda x: np.stack([x, x], -1)), r"images/bad\.nii\.gz: a 4-D image with 2 volumes"),
+    "constant": (nifti("image", lambda x: 0 * x + 3), r"images/bad\.nii\.gz: every value is 3"),
+    "one_voxel_differs": (nifti("image", lambda x: set_one(1e6)(0 * x)), r"images/bad\.nii\.gz: intensities from 0 to"),
+    "rgba": (rgba, r"image_rgba\.png: 4 channels; expected 1 \(grey\) or 3"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Divide by zero")
+@pytest.mark.parametrize("name", DAMAGES)
+def test_bad_case_is_reported_with_its_file_and_reason(tmp_path, preprocessing, write_case, name):
+    damage, message = DAMAGES[name]
+    case = write_case("bad")
+    damage(case)
+    with pytest.raises(ValueError, match=message):
+        cache_cases([case], preprocessing(), 3, tmp_path / "cache")
+    assert entries(tmp_path / "cache") == []
+
+
+def test_error_without_a_text_still_names_the_case(tmp_path, preprocessing, write_case):
+    def fail(_):
+        raise AssertionError
+
+    with pytest.raises(ValueError, match=r"a\.nii\.gz.* cannot be read: AssertionError"):
+        cache_cases([write_case("a")], preprocessing(extra=(Lambdad("image", fail),)), 3, tmp_path / "cache")
+
+
+def test_bad_cases_are_reported_together_and_the_good_ones_cached(tmp_path, preprocessing, write_case):
+    cases = [write_case(name, seed) for seed, name in enumerate(("good", "short", "wrong"))]
+    truncate("image")(cases[1])
+    nifti("label", set_one(7))(cases[2])
+    cache = tmp_path / "cache"
+    with pytest.raises(ValueError, match="2 of 3 cases cannot be used") as caught:
+        cache_cases(cases, preprocessing(), 3, cache)
+    assert "short.nii.gz" in str(caught.value)
+    assert "wrong.nii.gz" in str(caught.value)
+    assert "good.nii.gz" not in str(caught.value)
+    before = state(cache)
+    assert len(before) == 3
+    cache_cases(cases[:1], preprocessing(), 3, cache)
+    assert state(cache) == before
+
+
+@pytest.mark.parametrize("key", ["image", "label"])
+def test_missing_file_is_named(tmp_path, preprocessing, write_case, key):
+    case = {**write_case("a"), key: str(tmp_path / "gone.nii.gz")}
+    with pytest.raises(FileNotFoundError, match=rf"gone\.nii\.gz: no such {key}"):
+        cache_cases([case], preprocessing(), 3, tmp_path / "cache")

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import logging
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.transforms import Compose, RandFlipd, RandGaussianNoised
+from torch.utils.data import DataLoader
+
+from medsaga.data import EpochSampler, SliceDataset
+from medsaga.transforms import FitSquared
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def make(phantoms, preprocessing, cache):
+    """Makes a dataset of the phantoms; all share a cache."""
+
+    def make(**options):
+        return SliceDataset(phantoms, preprocessing(), 3, cache, **options)
+
+    return make
+
+
+def augmentation(size=16):
+    return Compose(
+        [
+            FitSquared(["image", "label"], size),
+            RandFlipd(["image", "label"], prob=0.5, spatial_axis=1),
+            RandGaussianNoised("image", prob=0.8, std=0.1),
+        ]
+    )
+
+
+def equal(a, b):
+    return torch.equal(a["image"], b["image"]) and torch.equal(a["label"], b["label"])
+
+
+# --- which slices ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("min_classes", [0, 1, 2])
+def test_takes_the_slices_with_enough_classes(make, phantoms, min_classes):
+    labels = [np.asarray(nib.load(case["label"]).dataobj) for case in phantoms]
+    expected = [
+        (case, z)
+        for case, label in enumerate(labels)
+        for z in range(label.shape[2])
+        if len(set(np.unique(label[:, :, z])) - {0}) >= min_classes
+    ]
+    assert make(min_classes=min_classes).slices == expected
+    assert 0 < len(expected) <= sum(label.shape[2] for label in labels)
+
+
+def test_slices_of_a_smaller_number_are_among_those_of_a_larger(make):
+    few, more, other = (make(num_slices=n, seed=seed).slices for n, seed in ((5, 1), (12, 1), (12, 2)))
+    assert len(few) == len(set(few)) == 5
+    assert len(more) == len(set(more)) == 12
+    assert set(few) < set(more)
+    assert set(more) != set(other)
+
+
+def test_few_slices_are_drawn_from_all_cases(make):
+    assert {case for case, _ in make(num_slices=15).slices} == {0, 1, 2}
+
+
+def test_fewer_slices_than_asked_for_are_all_taken_with_a_warning(make, caplog):
+    everything = make().slices
+    with caplog.at_level(logging.WARNING):
+        assert sorted(make(num_slices=len(everything)).slices) == everything
+        assert "num_slices" not in caplog.text
+        assert sorted(make(num_slices=1000).slices) == everything
+    assert f"num_slices=1000, but the 3 training cases have {len(everything)} slices" in caplog.text
+
+
+def test_no_case_and_no_slice_are_errors(make, preprocessing, tmp_path):
+    with pytest.raises(ValueError, match="the list of images and labels is empty"):
+        SliceDataset([], preprocessing(), 3, tmp_path)
+    with pytest.raises(ValueError, match="None of the slices of 3 cases shows 3 or more classes"):
+        make(min_classes=3)
+
+
+# --- what a slice looks like -----------------------------------------------------------------------------------------
+
+
+def test_item_without_transform_is_the_cached_slice(make):
+    dataset = make()
+    case, position = dataset.slices[7]
+    item = dataset[7]
+    assert equal(item, dataset.cases[case].read(position))
+    assert equal(item, dataset[5, 7])
+    assert item["image"].dtype == torch.float32
+    assert item["label"].dtype == torch.uint8
+    assert item["image"].shape == item["label"].shape
+    assert item["image"].min() >= 0
+    assert 0.5 < item["image"].max() <= 1
+
+
+def test_epoch_and_index_decide_the_augmentation_and_nothing_else(make):
+    dataset, again = make(transform=augmentation()), make(transform=augmentation())
+    forward = [dataset[1, i] for i in range(len(dataset))]
+    torch.manual_seed(123)
+    np.random.seed(123)  # noqa: NPY002 - what a library may do between two items
+    backward = [again[1, i] for i in reversed(range(len(dataset)))][::-1]
+    assert all(equal(a, b) for a, b in zip(forward, backward))
+    later = [dataset[2, i] for i in range(len(dataset))]
+    assert sum(equal(a, b) for a, b in zip(forward, later)) < len(dataset) / 2
+
+
+def test_augmentation_follows_the_seed_and_differs_between_items(make):
+    first, second = make(transform=augmentation(), seed=0), make(transform=augmentation(), seed=1)
+    assert not all(equal(first[1, i], second[1, i]) for i in range(5))
+    plain = make(transform=Compose([FitSquared(["image", "label"], 16)]))
+    sums = [float((first[1, i]["image"] - plain[1, i]["image"]).sum()) for i in range(len(first))]
+    assert len(set(sums)) > len(sums) / 2
+
+
+def test_plain_index_is_epoch_zero(make):
+    dataset = make(transform=augmentation())
+    assert equal(dataset[4], dataset[0, 4])
+
+
+def test_workers_give_the_batches_of_one_process(make):
+    dataset = make(transform=augmentation(), num_slices=10)
+    epochs = []
+    for workers in (0, 2):
+        sampler = EpochSampler(dataset, seed=3)
+        loader = DataLoader(dataset, batch_size=4, sampler=sampler, num_workers=workers)
+        sampler.set_epoch(2)
+        epochs.append(list(loader))
+    assert [len(batch["image"]) for batch in epochs[0]] == [4, 4, 2]
+    assert all(equal(a, b) for a, b in zip(*epochs))
+
+
+def test_a_slice_stays_with_its_label_through_the_augmentation(make):
+    """Phantoms are brighter where they are labelled, flipped or not."""
+    dataset = make(min_classes=2, transform=augmentation())
+    differences = []
+    for i in range(len(dataset)):
+        item = dataset[1, i]
+        inside, padding = item["label"] > 0, (item["image"] == 0) & (item["label"] == 0)
+        differences.append(float(item["image"][inside].mean() - item["image"][~inside & ~padding].mean()))
+    assert np.mean(differences) > 0.1

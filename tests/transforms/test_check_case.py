@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from medsaga.transforms import CheckCased
+
+
+def tensor(array, name):
+    return MetaTensor(torch.as_tensor(array, dtype=torch.float32), meta={"filename_or_obj": f"/data/{name}.nii.gz"})
+
+
+def case(image_shape=(1, 6, 5, 4), label_shape=None, label_values=(0, 1, 2)):
+    random = np.random.RandomState(0)
+    label_shape = label_shape or (1, *image_shape[1:])
+    return {
+        "image": tensor(random.uniform(size=image_shape), "image"),
+        "label": tensor(random.choice(label_values, size=label_shape), "label"),
+    }
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 5), (3, 6, 5), (1, 6, 5, 4), (1, 3, 3, 3)])
+def test_good_case_passes_unchanged(shape):
+    data = {**case(shape), "patient": "p1"}
+    out = CheckCased(3)(data)
+    assert out.keys() == data.keys()
+    assert torch.equal(out["image"], data["image"])
+    assert torch.equal(out["label"], data["label"])
+
+
+def test_image_without_a_label_is_checked_alone():
+    image = case()["image"]
+    assert CheckCased(3)({"image": image}).keys() == {"image"}
+    image[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        CheckCased(3)({"image": image})
+
+
+def test_keys_can_be_named():
+    data = case()
+    with pytest.raises(ValueError, match=r"label\.nii\.gz: label values \[2"):
+        CheckCased(2, image_key="scan", label_key="mask")({"scan": data["image"], "mask": data["label"]})
+
+
+def test_grey_mask_saved_as_rgb_becomes_one_channel():
+    data = case((3, 6, 5))
+    grey = data["label"]
+    out = CheckCased(3)({**data, "label": grey.expand(3, -1, -1)})
+    assert torch.equal(out["label"], grey)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_shape": (2, 6, 5, 4), "label_shape": (1, 6, 5, 4)}, r"image\.nii\.gz: a 4-D image with 2 volumes"),
+        ({"image_shape": (3, 6, 5, 4), "label_shape": (1, 6, 5, 4)}, r"image\.nii\.gz: a 4-D image with 3 volumes"),
+        ({"image_shape": (1, 6, 5, 4, 2)}, r"image\.nii\.gz: 4 spatial dimensions"),
+        ({"image_shape": (1, 6)}, r"image\.nii\.gz: 1 spatial dimensions"),
+        ({"image_shape": (2, 6, 5)}, r"image\.nii\.gz: 2 channels"),
+        ({"image_shape": (4, 6, 5)}, r"image\.nii\.gz: 4 channels"),
+        ({"label_shape": (1, 6, 5, 3)}, r"label\.nii\.gz: label of shape \(6, 5, 3\).*image\.nii\.gz.*\(6, 5, 4\)"),
+        ({"label_shape": (2, 6, 5, 4)}, r"label\.nii\.gz: label with 2 channels"),
+        ({"label_shape": (3, 6, 5, 4)}, r"label\.nii\.gz: label with 3 channels"),  # coloured: they differ
+        ({"label_values": (0, 3)}, r"label\.nii\.gz: label values \[3.*3 classes \(0 = background to 2\)"),
+        ({"label_values": (0, 255)}, r"label\.nii\.gz: label values \[255"),
+        ({"label_values": (-1, 1)}, r"label\.nii\.gz: label values \[-1"),
+        ({"label_values": (0.5, 1)}, r"label\.nii\.gz: label values \[0\.5"),
+        ({"label_values": (np.nan, 1)}, r"label\.nii\.gz: label values \[nan"),
+    ],
+)
+def test_what_cannot_be_learnt_from_is_refused_by_file(options, message):
+    with pytest.raises(ValueError, match=message):
+        CheckCased(3)(case(**options))
+
+
+@pytest.mark.parametrize(
+    ("value", "count", "message"),
+    [(np.nan, 1, "1 of 120 values are NaN"), (-np.inf, 2, "2 of 120 values"), (4.0, 120, "every value is 4")],
+)
+def test_values_without_information_are_refused(value, count, message):
+    data = case()
+    data["image"].view(-1)[:count] = value
+    with pytest.raises(ValueError, match=rf"image\.nii\.gz: {message}"):
+        CheckCased(3)(data)
+
+
+def test_without_a_file_name_the_key_is_named():
+    with pytest.raises(ValueError, match="image: every value is 0"):
+        CheckCased(3)({"image": torch.zeros(1, 4, 4)})
