@@ -38,3 +38,16 @@ def test_report_ends_with_the_first_cause():
 )
 def test_error_without_a_cause_is_reported_as_python_does(code):
     assert stderr(code)[-1] == "ValueError: plain"
+
+
+def test_error_that_explains_its_own_cause_is_the_one_reported():
+    code = """
+try:
+    try:
+        1 / 0
+    except ZeroDivisionError as first:
+        raise ValueError("Cannot resume from last.pt") from first
+except ValueError as second:
+    raise RuntimeError("Failed to evaluate") from second
+"""
+    assert stderr(code)[-1] == "The cause: ValueError: Cannot resume from last.pt"

@@ -198,14 +198,33 @@ def divide(x, by):
     return x / by
 
 
+CALLS = []
+
+
+def count(x):
+    CALLS.append(x.shape)
+    return x
+
+
 def test_second_use_builds_nothing(tmp_path, preprocessing, write_case):
-    cases, cache, used = [write_case("a", 1), write_case("b", 2)], tmp_path / "cache", preprocessing()
+    cases, cache = [write_case("a", 1), write_case("b", 2)], tmp_path / "cache"
+    used, equal = (preprocessing(extra=(Lambdad("image", count),)) for _ in range(2))
+    CALLS.clear()
     cache_cases(cases, used, 3, cache)
     before = state(cache)
     assert len(before) == 6
-    for again in (used, preprocessing()):
+    assert len(CALLS) == 2
+    for again in (used, equal):
         cache_cases(cases[::-1], again, 3, cache)
         assert state(cache) == before
+    assert len(CALLS) == 2
+
+
+def test_number_of_classes_counts_though_the_preprocessing_has_its_own(tmp_path, preprocessing, write_case):
+    case = write_case("a")
+    for num_classes in (3, 4):
+        (cached,) = cache_cases([case], preprocessing(4), num_classes, tmp_path / "cache")
+        assert cached.classes.shape == (5, num_classes)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader
 from medsaga.data import EpochSampler, SliceDataset
 from medsaga.transforms import FitSquared
 
+pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodec")
+
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):

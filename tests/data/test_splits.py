@@ -34,6 +34,13 @@ def test_split_depends_on_the_seed_and_not_on_the_order_of_the_list():
     assert patients(first["test"]) != patients(split_by_patient(CASES, 5, 3, seed=2)["test"])
 
 
+def test_split_of_a_seed_is_the_same_in_every_process_and_release():
+    """Figures are compared over months: these patients must stay the test patients."""
+    split = split_by_patient(CASES, 5, 3, seed=1)
+    assert patients(split["test"]) == {"p02", "p03", "p06", "p10", "p16"}
+    assert patients(split["validation"]) == {"p04", "p14", "p17"}
+
+
 @pytest.mark.parametrize(("validation", "train"), [(0, None), (3, None), (0.3, 1), (10, 5)])
 def test_test_patients_stay_the_same_whatever_the_other_numbers(validation, train):
     reference = split_by_patient(CASES, 5, 2, 3, seed=7)["test"]

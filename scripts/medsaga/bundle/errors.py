@@ -18,7 +18,6 @@ def root_cause(error: BaseException) -> BaseException:
     return error
 
 
-
 def show_root_cause() -> None:
     """End the report of an uncaught error with what caused it.
 
