@@ -87,7 +87,12 @@ def main() -> None:
     print(f"Sample data: {source}.", flush=True)
 
     schedule = {**SCHEDULE, **({"train#trainer#max_epochs": epochs} if epochs else {})}
-    paths = {"dataset_dir": data, "output_dir": output, "model_path": output / "model.pt", "cache_dir": output / "cache"}
+    paths = {
+        "dataset_dir": data,
+        "output_dir": output,
+        "model_path": output / "model.pt",
+        "cache_dir": output / "cache",
+    }
     options = [word for key, value in {**paths, **schedule}.items() for word in (f"--{key}", str(value))]
     trained = _monai(["run", "training", "--config_file", train, *options])
     evaluated = _monai(["run", "evaluating", "--config_file", f"['{train}','{evaluate}']", *options])
@@ -109,8 +114,8 @@ def main() -> None:
             "",
             f"Data: {source}.",
             f"Trained on at most 100 slices of {len(split['train'])} patients from LiteMedSAM's weights, evaluated on "
-            f"{summary['mean']['dice']['n']} patients it has not seen (seed 0). A short schedule: the bundle's own trains "
-            "longer and gets further. MedSAM's authors may have trained on this data set.",
+            f"{summary['mean']['dice']['n']} patients it has not seen (seed 0). A short schedule: the bundle's own "
+            "trains longer and gets further. MedSAM's authors may have trained on this data set.",
             "",
             (output / "evaluation" / "metrics.md").read_text(),
             f"Time: training {_duration(trained)}, evaluation {_duration(evaluated)}, one case {_duration(segmented)}, "

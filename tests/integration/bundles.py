@@ -72,6 +72,6 @@ def start(words: list[str], log: Path, **environment: str) -> subprocess.Popen:
 
 def fails(run_id: str, bundle: str, *names: str, **overrides: object) -> str:
     """The message a user reads last."""
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever MONAI wraps the cause in
+    with pytest.raises(Exception) as caught:
         run(run_id, bundle, *names, **overrides)
     return str(root_cause(caught.value))

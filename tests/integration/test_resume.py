@@ -33,8 +33,9 @@ def test_killed_and_resumed_run_has_the_same_weights(phantoms, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
-    first = start(command("training", "hippocampus", "train", **RUN, **paths("hippocampus", phantoms, whole)),
-                  whole / "log")
+    first = start(
+        command("training", "hippocampus", "train", **RUN, **paths("hippocampus", phantoms, whole)), whole / "log"
+    )
     finish(first, whole / "log")
 
     words = command("training", "hippocampus", "train", **RUN, **paths("hippocampus", phantoms, killed))

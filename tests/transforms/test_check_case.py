@@ -89,3 +89,27 @@ def test_values_without_information_are_refused(value, count, message):
 def test_without_a_file_name_the_key_is_named():
     with pytest.raises(ValueError, match="image: every value is 0"):
         CheckCased(3)({"image": torch.zeros(1, 4, 4)})
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        ({}, False),
+        ({(0, 3): 0.2}, False),  # half a voxel is rounding in headers
+        ({(0, 3): 1.5}, True),
+        ({(0, 0): -1.0}, True),
+        ({(2, 2): 3.1}, True),
+    ],
+)
+def test_a_label_that_lies_elsewhere_is_refused(change, refused):
+    affine = torch.diag(torch.tensor([1.0, 2.0, 3.0, 1.0], dtype=torch.float64))
+    moved = affine.clone()
+    for place, value in change.items():
+        moved[place] = value
+    image = MetaTensor(torch.rand(1, 8, 9, 40), affine=affine)
+    label = MetaTensor(torch.zeros(1, 8, 9, 40), affine=moved)
+    if not refused:
+        CheckCased(2)({"image": image, "label": label})
+        return
+    with pytest.raises(ValueError, match="voxels away from its image"):
+        CheckCased(2)({"image": image, "label": label})

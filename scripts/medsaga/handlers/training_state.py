@@ -98,6 +98,9 @@ class TrainingState:
                 _write(state["network"], self.model_path)
                 _write(state, self.best)
             _write(state, self.last)
+        self._stop_without_better(engine)
+
+    def _stop_without_better(self, engine: Engine) -> None:
         if self.patience is not None and self.selection["without_better"] >= self.patience:
             self.logger.info(f"No better validation in {self.patience}: stopping after epoch {engine.state.epoch}.")
             engine.terminate()
@@ -151,6 +154,7 @@ class TrainingState:
         engine.state.epoch, engine.state.iteration = progress["epoch"], progress["iteration"]
         self.selection = selection
         self.logger.info(f"Resumed after epoch {engine.state.epoch} of {engine.state.max_epochs} from {self.last}.")
+        self._stop_without_better(engine)  # it may have stopped already
 
     def report(self, engine: Engine) -> None:
         """Say which epoch's weights are served."""

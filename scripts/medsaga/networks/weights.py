@@ -289,9 +289,7 @@ def _encoder_of(state: dict[str, torch.Tensor]) -> str | None:
     return "vit_t" if patches is not None and patches.shape == (32, 3, 1, 1) else None
 
 
-def _fit_classes(
-    state: dict[str, torch.Tensor], network: SamSegmenter, own: bool, new_head: bool, path: Path
-) -> None:
+def _fit_classes(state: dict[str, torch.Tensor], network: SamSegmenter, own: bool, new_head: bool, path: Path) -> None:
     tokens = state.get("mask_decoder.mask_tokens.weight")
     wanted = network.num_classes
     if tokens is None or (len(tokens) == wanted and (own or not new_head)):
@@ -301,7 +299,9 @@ def _fit_classes(
             f"{path} has {len(tokens)} classes, the network has {wanted}: set num_classes={len(tokens)}, "
             "or start from published weights"
         )
-    head = tuple(f"mask_decoder.{part}." for part in ("mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head"))
+    head = tuple(
+        f"mask_decoder.{part}." for part in ("mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head")
+    )
     for key in [key for key in state if key.startswith(head)]:
         del state[key]
     state.update({key: fresh for key, fresh in network.state_dict().items() if key.startswith(head)})

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.transforms import Transform
 
 __all__ = ["CheckCased"]
@@ -28,7 +29,8 @@ class CheckCased(Transform):
     Raises:
         ValueError: naming the file, when the image has other than 2 or 3 spatial dimensions or (as a 4-D file does)
             several channels in 3-D, neither 1 nor 3 channels in 2-D, NaN or infinite values, or no contrast at all;
-            when the label's shape differs from the image's, or it holds values outside the classes.
+            when the label's shape differs from the image's, it holds values outside the classes, or its header puts it
+            elsewhere in space by more than half a voxel.
     """
 
     def __init__(self, num_classes: int, image_key: str = "image", label_key: str = "label") -> None:
@@ -80,4 +82,24 @@ class CheckCased(Transform):
                 f"(0 = background to {self.num_classes - 1}); map them to classes with MapLabelValued in the bundle's "
                 "preprocessing, or correct num_classes."
             )
+        offset = _offset(image, label)
+        if offset > 0.5:
+            raise ValueError(
+                f"{name}: by its header it lies up to {offset:.1f} voxels away from its image "
+                f"{_name(image, self.image_key)}; give both the same affine (origin, spacing and directions)."
+            )
         return label
+
+
+def _offset(image: torch.Tensor, label: torch.Tensor) -> float:
+    """Largest distance between the corners of image and label in space, in units of the smallest voxel side."""
+    if not (isinstance(image, MetaTensor) and isinstance(label, MetaTensor)):
+        return 0.0
+    first, second = (np.asarray(m.affine, dtype=np.float64) for m in (image, label))
+    if first.shape != second.shape:
+        return 0.0
+    shape = [*image.shape[1:], 1, 1][: len(first) - 1]
+    corners = np.array([[*corner, 1] for corner in np.ndindex(*[2] * len(shape))]).T
+    corners[:-1] *= np.array(shape)[:, None] - 1
+    distance = np.linalg.norm(((first - second) @ corners)[:-1], axis=0).max()
+    return float(distance / np.linalg.norm(first[:-1, :-1], axis=0).min())
