@@ -13,8 +13,8 @@ from medsaga.networks import PUBLISHED, SamSegmenter, load_weights, weights_path
 SIZE = 96  # of the reference model in conftest.py
 
 
-def small(image_size=SIZE, num_classes=4, weights=None):
-    return SamSegmenter("vit_test", image_size=image_size, num_classes=num_classes, weights=weights)
+def small(image_size=SIZE, **options):
+    return SamSegmenter("vit_test", image_size=image_size, **{"num_classes": 4, **options})
 
 
 # --- loading --------------------------------------------------------------------------------------------------------
