@@ -28,7 +28,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt uv
 	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[label]'
 	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps -c constraints.txt monailabel
-	$(BIN)/monailabel --help > /dev/null
+	test -x $(BIN)/monailabel
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
