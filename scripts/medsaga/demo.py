@@ -24,8 +24,15 @@ from medsaga.bundle import find_bundle
 from medsaga.data import decathlon_datalist, split_by_patient, write_decathlon_phantoms
 
 TASK = "Task04_Hippocampus"
-# in this order: what takes minutes on two cores, and still learns
-SCHEDULE = {"train#trainer#max_epochs": 10, "val_interval": 10, "image_size": 56, "test_patients": 8, "val_patients": 2}
+# what takes minutes on two cores, and still learns
+SCHEDULE = {
+    "train#trainer#max_epochs": 10,
+    "val_interval": 10,
+    "image_size": 56,
+    "test_patients": 8,
+    "val_patients": 2,
+    "image_grid": 4,
+}
 
 
 def sample_data(folder: Path) -> tuple[Path, str]:
@@ -37,11 +44,8 @@ def sample_data(folder: Path) -> tuple[Path, str]:
     Returns:
         Decathlon folder, and a sentence that says what it is.
     """
-    local = Path(os.environ.get("MEDSAGA_DATA", "data")).expanduser() / TASK
     if (folder / TASK / "dataset.json").is_file():
         return folder / TASK, f"{TASK} of the Medical Segmentation Decathlon, downloaded earlier"
-    if (local / "dataset.json").is_file():
-        return local, f"{TASK} from {local.parent} (MEDSAGA_DATA)"
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(20)  # a network that swallows packets must not hold the demonstration up
     try:
@@ -53,6 +57,9 @@ def sample_data(folder: Path) -> tuple[Path, str]:
         print(f"{TASK} cannot be downloaded here ({err}).", file=sys.stderr)
     finally:
         socket.setdefaulttimeout(timeout)
+    local = Path(os.environ.get("MEDSAGA_DATA", "data")).expanduser() / TASK
+    if (local / "dataset.json").is_file():
+        return local, f"{TASK} from {local.parent} (MEDSAGA_DATA)"
     phantoms = folder / "Phantoms"
     if not (phantoms / "dataset.json").is_file():
         write_decathlon_phantoms(phantoms, cases=24)
