@@ -84,8 +84,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Fine-tune, evaluate and segment on sample data in a few minutes.")
     parser.add_argument("--output", default="output/demo", help="folder for everything it makes (default: %(default)s)")
     parser.add_argument("--epochs", type=int, help="epochs to train instead of the demonstration's few")
-    output = Path(parser.parse_args().output).absolute()
-    epochs = parser.parse_args().epochs
+    arguments = parser.parse_args()
+    output, epochs = Path(arguments.output).absolute(), arguments.epochs
 
     start = time.perf_counter()
     bundle = Path(find_bundle("hippocampus"))

@@ -85,10 +85,13 @@ def test_verify_metadata(bundle, sample_data, tmp_path):
 
 @pytest.mark.parametrize("bundle", BUNDLES)
 def test_verify_net_in_out(bundle):
-    monai.bundle.verify_net_in_out(
-        net_id="network_def",
-        meta_file=str(ROOT / "bundles" / bundle / "configs" / "metadata.json"),
-        config_file=config_files(bundle, "inference")[0],
-        device="cpu",
-        bundle_root=str(ROOT / "bundles" / bundle),
-    )
+    options = {
+        "net_id": "network_def",
+        "meta_file": str(ROOT / "bundles" / bundle / "configs" / "metadata.json"),
+        "config_file": config_files(bundle, "inference")[0],
+        "device": "cpu",
+        "bundle_root": str(ROOT / "bundles" / bundle),
+    }
+    monai.bundle.verify_net_in_out(**options)  # raises where network and metadata disagree, as here:
+    with pytest.raises(ValueError, match="output channel number"):
+        monai.bundle.verify_net_in_out(**options, **{"_meta_#network_data_format#outputs#pred#num_channels": 9})

@@ -80,8 +80,8 @@ def test_warmup_longer_than_the_run_is_cut_to_half_of_it(warmup, maximum, cut):
 def test_fitting_warmup_does_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run(3, 100, 99)
-        run(1, 1, 1)
+        assert run(3, 100, 99) == pytest.approx([1 / 99, 2 / 99, 3 / 99])
+        assert run(1, 1, 1) == [1.0]
 
 
 @pytest.mark.parametrize(

@@ -99,14 +99,14 @@ def _digest(value: Any, length: int = 16) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:length]
 
 
-def _entry_name(case: dict, preprocessing: Callable, num_classes: int) -> str:
+def _entry_name(case: dict, description: Any, num_classes: int) -> str:
     for key in ("image", "label"):
         if not Path(case[key]).exists():
             raise FileNotFoundError(f"{case[key]}: no such {key}.")
     state = [_file_state(str(case["image"])), _file_state(str(case["label"]))]
     # the first part finds the entries of a case again when its files or the preprocessing have changed; the label is
     # in it because an image may come twice, with the labels of two readers
-    recipe = [_FORMAT, state, _describe(preprocessing), num_classes]
+    recipe = [_FORMAT, state, description, num_classes]
     return f"{_digest([str(case['image']), str(case['label'])])}-{_digest(recipe)}"
 
 
@@ -179,7 +179,8 @@ def cache_cases(
     """
     cache_dir = Path(cache_dir)
     cache_dir.mkdir(parents=True, exist_ok=True)
-    folders = [cache_dir / _entry_name(case, preprocessing, num_classes) for case in datalist]
+    description = _describe(preprocessing)  # once, as it is the same for every case
+    folders = [cache_dir / _entry_name(case, description, num_classes) for case in datalist]
     todo = {folder: case for folder, case in zip(folders, datalist) if not (folder / "classes.npy").is_file()}
     problems: list[str] = []
     if todo:
