@@ -15,17 +15,19 @@ __all__ = [
     "PROJECTIONS",
     "Basis",
     "find_basis",
+    "has_exact_basis",
     "project",
     "project_back",
     "projected_shape",
     "projected_sides",
     "rotate_moments",
+    "sketch_basis",
 ]
 
 PROJECTIONS = ("one-sided", "two-sided")
 
 # Randomised subspace iteration: columns beyond the rank, and passes over the matrix. Each pass raises the decay of the
-# singular values by two powers; one or two are enough where they decay slowly (Halko et al., arXiv 0909.4061).
+# singular values by two powers; two are enough where they decay slowly (Halko et al., arXiv 0909.4061).
 _OVERSAMPLING = 8
 _PASSES = 2
 # Up to this size an exact SVD costs milliseconds, so an approximation would save nothing.
@@ -73,34 +75,41 @@ def project_back(low_rank: Tensor, basis: Basis) -> Tensor:
     return low_rank if basis.left is None else basis.left @ low_rank
 
 
-def find_basis(matrix: Tensor, rank: int, projection: str, seed: int) -> Basis | None:
+def has_exact_basis(shape: tuple[int, int], rank: int) -> bool:
+    """Whether a matrix is so small that its basis is found by a full SVD."""
+    return min(shape) <= max(_EXACT_SIZE, 2 * (rank + _OVERSAMPLING))
+
+
+def find_basis(matrix: Tensor, rank: int, projection: str, seed: int, old: Basis | None = None) -> Basis | None:
     """Find the basis that keeps most of a matrix: its top singular vectors.
 
-    Exact for small matrices, by randomised subspace iteration for larger ones.
+    Exact for small matrices; for larger ones by randomised subspace iteration, which starts from the old basis and a
+    few random directions.
 
     Args:
         matrix: shape ``(m, n)``, float32 or float64.
         rank: number of singular vectors, at most ``min(m, n)``.
         projection: ``"one-sided"`` or ``"two-sided"``.
-        seed: of the random start. The same matrix and seed give the same basis; torch's global generator is not used.
+        seed: of the random directions. The same matrix, seed and old basis give the same basis; torch's global
+            generator is not used.
+        old: the basis so far, if any.
 
     Returns:
         The basis, in memory of its own, or ``None`` where the matrix has no meaningful one: it is all zero, or not
-        finite, or its SVD failed.
+        finite, or its decomposition failed.
     """
-    peak = matrix.abs().amax().item()
-    if not 0 < peak < float("inf"):  # also False for NaN
-        return None
-    try:
-        u, v = _top_singular_vectors(matrix, rank, seed)
-    except torch.linalg.LinAlgError:
-        return None
-    # an entry near the largest float may overflow in a product; one bad basis would poison every step until the next
-    if not (u.isfinite().all() and v.isfinite().all()):
-        return None
-    left, right = projected_sides((matrix.shape[0], matrix.shape[1]), projection)
-    # cloned, because a slice of the SVD's factor would keep (and save) the whole factor
-    return Basis(_compact(u) if left else None, _compact(v) if right else None)
+    return _usable_basis(matrix, rank, projection, seed, old, _PASSES)
+
+
+def sketch_basis(matrix: Tensor, rank: int, projection: str, seed: int) -> Basis | None:
+    """A first basis for the price of one projection: random combinations of the matrix's rows or columns.
+
+    It keeps more of the matrix than any fixed directions would, and less than its singular vectors. All parameters need
+    a basis in the very first step; this keeps that step short until each one's :func:`find_basis` has its turn.
+
+    Args and returns as for :func:`find_basis`.
+    """
+    return _usable_basis(matrix, rank, projection, seed, None, 0)
 
 
 def rotate_moments(
@@ -144,22 +153,57 @@ def _compact(vectors: Tensor) -> Tensor:
     return vectors.clone(memory_format=torch.contiguous_format)
 
 
-def _top_singular_vectors(matrix: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Top left and right singular vectors, shapes ``(m, rank)`` and ``(n, rank)``."""
-    width = rank + _OVERSAMPLING
-    if min(matrix.shape) <= max(_EXACT_SIZE, 2 * width):
-        u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
-        return u[:, :rank], vh[:rank].T
+def _usable_basis(
+    matrix: Tensor, rank: int, projection: str, seed: int, old: Basis | None, passes: int
+) -> Basis | None:
+    peak = matrix.abs().amax().item()
+    if not 0 < peak < float("inf"):  # also False for NaN
+        return None
+    shape = (matrix.shape[0], matrix.shape[1])
+    left, right = projected_sides(shape, projection)
+    try:
+        if has_exact_basis(shape, rank):
+            u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+            # cloned, because a slice of the SVD's factor would keep (and save) the whole factor
+            basis = Basis(_compact(u[:, :rank]) if left else None, _compact(vh[:rank].T) if right else None)
+        elif left:
+            span = _dominant_columns(matrix, rank, seed, None if old is None else old.left, passes)
+            basis = Basis(span, _orthonormal(matrix.T @ span) if right else None)
+        else:
+            basis = Basis(None, _dominant_columns(matrix.T, rank, seed, None if old is None else old.right, passes))
+    except torch.linalg.LinAlgError:
+        return None
+    # an entry near the largest float may overflow in a product; one bad basis would poison every step until the next
+    return basis if all(vectors is None or vectors.isfinite().all() for vectors in basis) else None
+
+
+def _dominant_columns(matrix: Tensor, rank: int, seed: int, old: Tensor | None, passes: int) -> Tensor:
+    """Top left singular vectors, shape ``(m, rank)``, or after no pass a sketch of their space."""
+    width = rank + (_OVERSAMPLING if passes else 0)
     # drawn on the CPU, so that every device starts alike
     generator = torch.Generator("cpu").manual_seed(seed)
-    start = torch.randn(matrix.shape[1], width, generator=generator, dtype=matrix.dtype, device="cpu")
-    start = start.to(matrix.device)
-    span = _orthonormal(matrix @ start)
-    for _ in range(_PASSES):
-        span = _orthonormal(matrix @ _orthonormal(matrix.T @ span))
-    u, _, vh = torch.linalg.svd(span.T @ matrix, full_matrices=False)
-    return span @ u[:, :rank], vh[:rank].T
+    size = width if old is None else width - rank
+    start = torch.randn(matrix.shape[1] if old is None else matrix.shape[0], size, generator=generator, device="cpu")
+    start = start.to(matrix)
+    if old is None:
+        span = _orthonormal(matrix @ start)
+    else:
+        # scaled to the old basis's length, so that the orthonormalisation loses neither
+        span = _orthonormal(torch.cat([old, start / matrix.shape[0] ** 0.5], dim=1))
+    for _ in range(passes):
+        span = _orthonormal(matrix @ _unit_size(matrix.T @ span))
+    if not passes:
+        return span
+    # within the span, the singular vectors are the eigenvectors of a small Gram matrix
+    half = _unit_size(matrix.T @ span)
+    _, vectors = torch.linalg.eigh(half.T @ half)
+    return _compact(span @ vectors[:, -rank:].flip(1))
 
 
 def _orthonormal(columns: Tensor) -> Tensor:
     return torch.linalg.qr(columns).Q
+
+
+def _unit_size(columns: Tensor) -> Tensor:
+    # or the next product of a tiny or huge matrix would leave float32's range
+    return columns.div_(columns.abs().amax() * columns.shape[0] ** 0.5)
