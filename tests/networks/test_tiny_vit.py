@@ -51,6 +51,18 @@ def test_batchnorm_statistics_are_kept_and_items_do_not_mix():
     assert all(p.requires_grad for p in encoder.parameters())
 
 
+@pytest.mark.parametrize("size", [56, 64])
+def test_gradients_of_a_batch_are_the_sum_of_its_items(size):
+    torch.manual_seed(0)
+    encoder = TinyViTEncoder(size).double().train()
+    image, direction = torch.rand(2, 3, size, size).double(), torch.randn(2, 256, size // 4, size // 4).double()
+    parameters = list(encoder.parameters())
+    together = torch.autograd.grad(encoder(image), parameters, direction)
+    apart = [torch.autograd.grad(encoder(image[[i]]), parameters, direction[[i]]) for i in range(2)]
+    for whole, first, second in zip(together, *apart):
+        torch.testing.assert_close(first + second, whole, rtol=1e-9, atol=1e-9)
+
+
 def test_biases_set_after_a_pass_in_eval_mode_count():
     encoder = TinyViTEncoder(32).eval()
     image = torch.rand(1, 3, 32, 32)

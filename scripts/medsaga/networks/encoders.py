@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from segment_anything.modeling import ImageEncoderViT
 from torch import nn
 
 from .tiny_vit import TinyViTEncoder
+from .vit import ViTEncoder
 
 __all__ = ["ENCODERS", "VIT_GEOMETRY", "build_encoder", "embedding_size"]
 
-# What tells one ViT from another; the rest is common to all and stands in build_encoder.
+# What tells one ViT from another; the rest is common to all.
 VIT_GEOMETRY = {
     "vit_b": {"embed_dim": 768, "depth": 12, "num_heads": 12, "window_size": 14, "global_blocks": (2, 5, 8, 11)},
     "vit_l": {"embed_dim": 1024, "depth": 24, "num_heads": 16, "window_size": 14, "global_blocks": (5, 11, 17, 23)},
@@ -22,13 +20,15 @@ VIT_GEOMETRY = {
 ENCODERS = (*VIT_GEOMETRY, "vit_t")
 
 
-def build_encoder(name: str, image_size: int) -> nn.Module:
+def build_encoder(name: str, image_size: int, checkpointing: str = "off", offload: bool = False) -> nn.Module:
     """Build an image encoder with fresh weights.
 
     Args:
         name: ``vit_b``, ``vit_l``, ``vit_h`` (Segment Anything), ``vit_t`` (LiteMedSAM) or ``vit_test`` (tiny, for
             tests).
         image_size: side of the square input in pixels; a multiple of 16, for ``vit_t`` of 8.
+        checkpointing: as in :class:`~medsaga.networks.SamSegmenter`.
+        offload: as in :class:`~medsaga.networks.SamSegmenter`.
 
     Returns:
         A module from (B, 3, S, S) to (B, 256, e, e), where ``e = embedding_size(name, S)``.
@@ -42,20 +42,10 @@ def build_encoder(name: str, image_size: int) -> nn.Module:
     if name not in ENCODERS:
         raise ValueError(f"encoder={name!r} is unknown: choose one of {', '.join(ENCODERS)}")
     if name == "vit_t":
-        return TinyViTEncoder(image_size)
+        return TinyViTEncoder(image_size, checkpointing, offload)
     if image_size < 16 or image_size % 16:
         raise ValueError(f"image_size={image_size}: {name} needs a multiple of its patch size 16, for example 512")
-    geometry = VIT_GEOMETRY[name]
-    return ImageEncoderViT(
-        img_size=image_size,
-        embed_dim=geometry["embed_dim"],
-        depth=geometry["depth"],
-        num_heads=geometry["num_heads"],
-        window_size=geometry["window_size"],
-        global_attn_indexes=geometry["global_blocks"],
-        use_rel_pos=True,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-    )
+    return ViTEncoder(image_size, **VIT_GEOMETRY[name], checkpointing=checkpointing, offload=offload)
 
 
 def embedding_size(name: str, image_size: int) -> int:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from segment_anything.modeling import MaskDecoder, TwoWayTransformer
+
+from .attention import TwoWayAttention
+from .checkpointing import image_by_image
 
 __all__ = ["ClassMaskDecoder"]
 
@@ -18,18 +23,25 @@ class ClassMaskDecoder(MaskDecoder):
 
     Args:
         num_classes: number of masks, background included.
+        checkpointing: as in :class:`~medsaga.networks.SamSegmenter`: with ``"least"`` one item at a time.
 
     Source:
         MedSAGa (arXiv 2407.15042), section 3, ``M`` of eq. 3; SAMed (arXiv 2304.13785), section 3.3; the decoder itself
         is Segment Anything (arXiv 2304.02643), appendix A.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, checkpointing: str = "off") -> None:
         super().__init__(
             transformer_dim=256,
             transformer=TwoWayTransformer(depth=2, embedding_dim=256, num_heads=8, mlp_dim=2048),
             num_multimask_outputs=num_classes - 1,  # SAM adds one token of its own to this number
         )
+        self.checkpointing = checkpointing
+        self.transformer.final_attn_token_to_image = TwoWayAttention(256, num_heads=8, downsample_rate=2)
+        for layer in self.transformer.layers:
+            layer.self_attn = TwoWayAttention(256, num_heads=8)
+            layer.cross_attn_token_to_image = TwoWayAttention(256, num_heads=8, downsample_rate=2)
+            layer.cross_attn_image_to_token = TwoWayAttention(256, num_heads=8, downsample_rate=2)
 
     def forward(
         self,
@@ -72,8 +84,13 @@ class ClassMaskDecoder(MaskDecoder):
             [own_tokens.expand(batch, -1, -1), sparse_prompt_embeddings.expand(batch, -1, -1)], dim=1
         )  # (batch, 1 + k + N, 256)
         grid = (image_embeddings + dense_prompt_embeddings).expand(batch, -1, -1, -1)
-        h, w = grid.shape[-2:]
+        predict = partial(self._predict, image_pe)
+        if self.checkpointing == "least" and self.training and torch.is_grad_enabled():
+            return image_by_image(predict, grid, tokens)
+        return predict(grid, tokens)
 
+    def _predict(self, image_pe: torch.Tensor, grid: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        h, w = grid.shape[-2:]
         tokens, grid = self.transformer(grid, image_pe, tokens)  # grid: (batch, h * w, 256)
         features = self.output_upscaling(grid.transpose(1, 2).unflatten(2, (h, w)))  # (batch, 32, 4h, 4w)
         kernels = torch.stack(

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
+from monai.data import MetaTensor
 from segment_anything.modeling import PromptEncoder
 from torch import nn
 
+from .checkpointing import CHECKPOINTING
 from .encoders import build_encoder, embedding_size
+from .lora import add_lora
 from .mask_decoder import ClassMaskDecoder
 from .weights import NORMALIZATION, load_weights
 
-__all__ = ["SamSegmenter"]
+__all__ = ["PRECISIONS", "SamSegmenter"]
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "bf16_weights": torch.bfloat16}
 
 
 class SamSegmenter(nn.Module):
@@ -37,10 +43,20 @@ class SamSegmenter(nn.Module):
             ``lite_medsam``) or a checkpoint file. None leaves the fresh random weights.
         new_head: take from published weights all but what predicts the masks, which starts fresh; right for training
             new classes. A number of classes other than SAM's four masks always starts so.
+        lora_rank: freeze the image encoder and train LoRA of this rank on its queries and values instead (SAMed).
+        checkpointing: what backward computes again rather than keeps in ``train()``. ``off``: nothing; ``blocks``: the
+            insides of the encoder's blocks, save the attention to the whole image; ``least``: all, and one image and
+            half a block at a time, also in the neck and the decoder.
+        offload: keep what the encoder needs in backward, with checkpointing the blocks' inputs, in CPU memory. Gains
+            nothing where the CPU itself computes.
+        precision: ``fp32``: as the caller's autocast says; ``bf16``, ``fp16``: by autocast of its own, in training and
+            inference alike; ``bf16_weights``: ``bf16``, and the encoder's matrices and kernels are stored so, for an
+            optimizer that rounds stochastically. ``fp16`` needs a GPU, and MONAI's ``amp=True`` in training. All but
+            ``fp32`` return float32 logits whatever the caller's autocast.
 
     Raises:
-        ValueError: when the encoder is unknown, the size does not fit it, there are fewer than two classes, or the
-            weights are of another network.
+        ValueError: when the encoder or another choice is unknown, the size does not fit it, there are fewer than two
+            classes, or the weights are of another network.
 
     Shape:
         - image: (B, 1 or 3, S, S), intensities in [0, 1]
@@ -58,15 +74,24 @@ class SamSegmenter(nn.Module):
         num_classes: int = 2,
         weights: str | Path | None = None,
         new_head: bool = False,
+        lora_rank: int | None = None,
+        checkpointing: str = "off",
+        offload: bool = False,
+        precision: str = "fp32",
     ) -> None:
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"num_classes={num_classes}: it counts the background, so it must be at least 2")
+        if checkpointing not in CHECKPOINTING:
+            raise ValueError(f"checkpointing={checkpointing!r} is unknown: choose one of {', '.join(CHECKPOINTING)}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision={precision!r} is unknown: choose one of {', '.join(PRECISIONS)}")
         self.encoder = encoder
         self.image_size = image_size
         self.num_classes = num_classes
+        self.precision = precision
 
-        self.image_encoder = build_encoder(encoder, image_size)
+        self.image_encoder = build_encoder(encoder, image_size, checkpointing, offload)
         grid = embedding_size(encoder, image_size)
         self.prompt_encoder = PromptEncoder(
             embed_dim=256,
@@ -74,7 +99,7 @@ class SamSegmenter(nn.Module):
             input_image_size=(image_size, image_size),
             mask_in_chans=16,
         )
-        self.mask_decoder = ClassMaskDecoder(num_classes)
+        self.mask_decoder = ClassMaskDecoder(num_classes, checkpointing)
         mean, std = NORMALIZATION["unit" if encoder == "vit_t" else "sam"]
         self.register_buffer("pixel_mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(std).view(3, 1, 1))
@@ -82,9 +107,23 @@ class SamSegmenter(nn.Module):
         self.prompt_encoder.requires_grad_(False)
         self.prompt_encoder.no_mask_embed.requires_grad_(True)
         self.mask_decoder.iou_prediction_head.requires_grad_(False)
+        if lora_rank is not None:
+            add_lora(self.image_encoder, lora_rank)
 
         if weights is not None:
             load_weights(self, weights, new_head)
+        if precision == "bf16_weights":
+            for module in self.image_encoder.modules():
+                if isinstance(module, (nn.Linear, nn.Conv2d)):
+                    module.weight.data = module.weight.data.bfloat16()
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager:
+        if self.precision == "fp32":
+            return nullcontext()
+        if self.precision == "fp16" and device.type == "cpu":
+            raise ValueError("precision='fp16' needs a GPU: choose bf16 or fp32 on a CPU")
+        # Each weight is used once, so autocast's cache would only hold copies of them all.
+        return torch.autocast(device.type, PRECISIONS[self.precision], cache_enabled=False)
 
     def forward(
         self,
@@ -133,8 +172,11 @@ class SamSegmenter(nn.Module):
             raise ValueError(f"image has shape {tuple(image.shape)}: it must be (B, 1 or 3, {size}, {size})")
         if not image.is_floating_point():
             raise ValueError(f"image is of type {image.dtype}: scale it to floating point intensities in [0, 1]")
+        if isinstance(image, MetaTensor):
+            image = image.as_tensor()  # whose metadata each layer would copy, and operators of our own not know
         # A grey image gains its three channels here by broadcasting.
-        return self.image_encoder((image - self.pixel_mean) / self.pixel_std)
+        with self._autocast(image.device):
+            return self.image_encoder((image - self.pixel_mean) / self.pixel_std)
 
     def decode(
         self,
@@ -167,7 +209,9 @@ class SamSegmenter(nn.Module):
         with torch.autocast(embedding.device.type, enabled=False):
             sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=None)
             image_pe = self.prompt_encoder.get_dense_pe()
-        return self.mask_decoder(embedding, image_pe, sparse, dense)
+        with self._autocast(embedding.device):
+            logits = self.mask_decoder(embedding, image_pe, sparse, dense)
+        return logits if self.precision == "fp32" else logits.float()
 
 
 def _check_prompts(images: int, points: tuple[torch.Tensor, torch.Tensor] | None, boxes: torch.Tensor | None) -> None:

@@ -8,6 +8,9 @@ import torch
 from segment_anything.modeling.common import LayerNorm2d
 from timm.models.tiny_vit import Attention, ConvLayer, ConvNorm, PatchMerging, TinyVitStage
 from torch import nn
+from torch.nn import functional as F
+
+from .checkpointing import image_by_image, offloaded, recomputed
 
 __all__ = ["TinyViTEncoder", "from_lite_medsam"]
 
@@ -26,6 +29,9 @@ class TinyViTEncoder(nn.Module):
     Args:
         image_size: side of the square input in pixels, a multiple of 8. Multiples of 56 fill the attention windows
             exactly; at other sizes these are padded, which costs up to three times the time (64 px as much as 112 px).
+        checkpointing: as in :class:`~medsaga.networks.SamSegmenter`. Its blocks are the patch embedding, each MBConv
+            and merging layer too.
+        offload: as in :class:`~medsaga.networks.SamSegmenter`.
 
     Raises:
         ValueError: when ``image_size`` is no positive multiple of 8.
@@ -38,11 +44,13 @@ class TinyViTEncoder(nn.Module):
         TinyViT (arXiv 2207.10666); LiteMedSAM, the baseline of the CVPR 2024 "MedSAM on Laptop" challenge.
     """
 
-    def __init__(self, image_size: int = 256) -> None:
+    def __init__(self, image_size: int = 256, checkpointing: str = "off", offload: bool = False) -> None:
         super().__init__()
         if image_size < 8 or image_size % 8:
             raise ValueError(f"image_size={image_size}: vit_t needs a multiple of 8, for example 224 or 256")
         self.img_size = image_size
+        self.checkpointing = checkpointing
+        self.offload = offload
         self.patch_embed = nn.Sequential(ConvNorm(3, 32), nn.GELU(), ConvNorm(32, 64))
         self.stages = nn.Sequential(
             ConvLayer(64, depth=2, act_layer=nn.GELU),
@@ -58,9 +66,22 @@ class TinyViTEncoder(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.patch_embed(x)  # (B, 64, S, S)
-        x = self.stages(x)  # (B, 320, S/4, S/4)
-        return self.neck(x)
+        with offloaded(self.offload, x.device):
+            x = self._run(self.patch_embed, x)  # (B, 64, S, S)
+            for block in self.stages[0].blocks:
+                x = self._run(block, x)
+            for stage in self.stages[1:]:
+                # In another layout PyTorch 2.14's BatchNorm on a CPU gives wrong gradients for a single image.
+                x = self._run(stage.downsample, x).permute(0, 2, 3, 1).contiguous()
+                for block in stage.blocks:
+                    x = self._run(block, x)
+                x = x.permute(0, 3, 1, 2)
+            return self._run(self.neck, x)  # from (B, 320, S/4, S/4)
+
+    def _run(self, piece: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        if self.checkpointing == "off" or not (self.training and torch.is_grad_enabled()):
+            return piece(x)
+        return recomputed(piece, x) if self.checkpointing == "blocks" else image_by_image(piece, x)
 
     def train(self, mode: bool = True) -> TinyViTEncoder:
         """Switch the mode as usual, save that BatchNorm layers stay in evaluation mode."""
@@ -71,15 +92,28 @@ class TinyViTEncoder(nn.Module):
         return self
 
 
-class _UncachedAttention(Attention):
-    """timm's attention without its cache of position biases.
+class _LeanAttention(Attention):
+    """timm's attention without its cache of position biases, and with less kept for backward.
 
     In eval mode timm keeps the gathered biases until the next ``train()``: weights loaded meanwhile would be ignored,
     and a backward pass in eval mode would work only once. Gathering them anew costs next to nothing.
+
+    PyTorch's fused CPU kernel has no backward for biases that are trained, and without it every softmax would be kept.
+    So in training on a CPU the product is computed again in backward, and the scores of one block exist at a time: 196²
+    a head and window of 14 × 14, and 7² × 7² of 7 × 7.
     """
 
     def get_attention_biases(self, device: torch.device) -> torch.Tensor:
         return self.attention_biases[:, self.attention_bias_idxs]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        qkv = self.qkv(self.norm(x)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        inputs = (*qkv.split([self.key_dim, self.key_dim, self.val_dim], dim=-1), self.get_attention_biases(x.device))
+        if x.device.type == "cpu" and self.training and torch.is_grad_enabled():
+            out = recomputed(F.scaled_dot_product_attention, *inputs)
+        else:
+            out = F.scaled_dot_product_attention(*inputs)
+        return self.proj(out.transpose(1, 2).flatten(2))
 
 
 class _MergingAtSameSize(PatchMerging):
@@ -95,7 +129,7 @@ def _stage(
 ) -> TinyVitStage:
     stage = TinyVitStage(dim, out_dim, depth, num_heads, window_size, downsample=merging)
     for block in stage.blocks:
-        block.attn = _UncachedAttention(
+        block.attn = _LeanAttention(
             out_dim, out_dim // num_heads, num_heads, attn_ratio=1, resolution=(window_size, window_size)
         )
     return stage

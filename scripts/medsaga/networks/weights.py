@@ -205,10 +205,11 @@ def load_weights(network: SamSegmenter, weights: str | Path, new_head: bool = Fa
     """Load published weights or a checkpoint file into a network, strictly.
 
     The file may be of SAM's, MedSAM's or LiteMedSAM's format, or a checkpoint of a ``SamSegmenter``, bare or under the
-    key ``model`` or ``network``. Loading adapts two things and nothing else:
+    key ``model`` or ``network``. Loading adapts three things and nothing else:
 
     * Image size: the absolute positions are interpolated bicubically and the relative positions of global attention
       blocks linearly (SAMed, arXiv 2304.13785, section 4.1). Tables of windowed blocks do not depend on the size.
+    * LoRA: a network with LoRA takes weights of SAM's format as its frozen part, and its own LoRA starts fresh.
     * Classes: SAM's four mask tokens are guesses at one object, not classes. With ``new_head``, or when the network has
       another number of classes, the network's own fresh mask tokens, hypernetworks and IoU head stay, as in SAMed.
       (Copies of SAM's start from confident, wrong logits: on 100 hippocampus slices the mean loss of steps 100 to 120
@@ -257,6 +258,8 @@ def load_weights(network: SamSegmenter, weights: str | Path, new_head: bool = Fa
     if _encoder_of(state) == network.encoder:
         _fit_classes(state, network, own, new_head, path)
         _fit_positions(state, network)
+        if not own:
+            state.update({key: fresh for key, fresh in network.state_dict().items() if ".lora_" in key})
     _check(state, network, path)
     network.load_state_dict(state)
     logger.info("loaded %s into %s at %d px", path, network.encoder, network.image_size)
@@ -327,6 +330,10 @@ def _fit_positions(state: dict[str, torch.Tensor], network: SamSegmenter) -> Non
                 state[key] = table[0].T
 
 
+def _lora_rank(state: dict[str, torch.Tensor]) -> int | None:
+    return next((len(value) for key, value in state.items() if key.endswith(".lora_a_q")), None)
+
+
 def _check(state: dict[str, torch.Tensor], network: SamSegmenter, path: Path) -> None:
     expected = network.state_dict()
     problems = {
@@ -344,6 +351,13 @@ def _check(state: dict[str, torch.Tensor], network: SamSegmenter, path: Path) ->
     )
     if found not in (None, network.encoder):
         advice = f"it seems to be of encoder {found}, the network has {network.encoder}: set encoder={found!r}"
+    elif (trained := _lora_rank(state)) != (wanted := _lora_rank(expected)):
+        has = f"has lora_rank={wanted}" if wanted else "has no LoRA"
+        if trained:
+            remedy = f"set network_def#lora_rank={trained}, with the overlay bundles/methods/samed.json"
+            advice = f"it was trained with LoRA of rank {trained}, the network {has}: {remedy}"
+        else:
+            advice = f"it was trained without LoRA, the network {has}: leave out the overlay bundles/methods/samed.json"
     else:
         seems = f"encoder {found}" if found else "no encoder known here"
         advice = (
