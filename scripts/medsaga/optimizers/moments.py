@@ -52,8 +52,8 @@ def read_moments(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
     if not is_8bit(first):
         return first, second
     # A second moment too small for its block's scale is stored as 0, and the first, its root, is not: their quotient
-    # would be a step of thousands of learning rates. The smallest positive code stands for 0 instead.
-    floor = (second.qmap[second.qmap > 0].amin() * second.scale).view(-1, 1)
+    # would be a step of thousands of learning rates. The smallest positive code, the one after 0, stands for 0 instead.
+    floor = (second.qmap[1] * second.scale).view(-1, 1)
     variance = torch.maximum(second.dequantize().view(-1, _BLOCK), floor)
     return first.dequantize(), variance.view(second.shape)
 

@@ -156,8 +156,8 @@ def _compact(vectors: Tensor) -> Tensor:
 def _usable_basis(
     matrix: Tensor, rank: int, projection: str, seed: int, old: Basis | None, passes: int
 ) -> Basis | None:
-    peak = matrix.abs().amax().item()
-    if not 0 < peak < float("inf"):  # also False for NaN
+    lowest, highest = torch.aminmax(matrix)  # in one pass, and without a copy
+    if not 0 < max(-lowest.item(), highest.item()) < float("inf"):  # also False for NaN
         return None
     shape = (matrix.shape[0], matrix.shape[1])
     left, right = projected_sides(shape, projection)

@@ -1,0 +1,81 @@
+"""Each overlay of bundles/methods trains, evaluates, segments and resumes like the bundle itself."""
+
+import csv
+
+import nibabel as nib
+import pytest
+import torch
+
+from medsaga.networks import build_encoder
+
+from .bundles import SMALL, fails, paths, run
+
+OVERLAYS = {"full": "../../methods/full", "samed": "../../methods/samed"}  # as seen from a bundle's configs
+SHORT = {
+    **SMALL,
+    "train#trainer#max_epochs": 2,
+    "val_interval": 1,
+    "batch_size": 4,
+    "test_patients": 1,
+    "val_patients": 1,
+    "train_patients": 4,
+    "num_slices": 8,
+    "min_classes": 1,
+    "warmup_steps": 2,
+    "lr_scheduler#max_steps": 4,  # also of the run that ends after its first epoch
+}
+TRAINED = {"network_def#encoder": "vit_test", "image_size": 64}
+
+
+@pytest.fixture(scope="module", params=OVERLAYS)
+def trained(request, phantoms, tmp_path_factory):
+    """A bundle trained with an overlay: the overlay, its overrides and the folder of what it wrote."""
+    work = tmp_path_factory.mktemp(request.param)
+    overrides = {**SHORT, **paths("hippocampus", phantoms, work)}
+    run("training", "hippocampus", "train", OVERLAYS[request.param], **overrides)
+    return request.param, overrides, work
+
+
+def test_it_trains_what_it_should(trained):
+    method, _, work = trained
+    last = torch.load(work / "output" / "last.pt", weights_only=True)
+    lora = {key for key in last["network"] if ".lora_" in key}
+    assert len(lora) == (8 if method == "samed" else 0)  # A and B of q and v in two blocks
+    groups = last["optimizer"]["param_groups"]
+    assert [group["name"] for group in groups] == ["encoder", "decoder"]
+    assert len(groups[0]["params"]) == (
+        8 if method == "samed" else len(list(build_encoder("vit_test", 64).parameters()))
+    )
+    assert (groups[0]["lr"] == groups[1]["lr"]) == (method == "samed")
+    assert lora <= set(torch.load(work / "model.pt", weights_only=True))
+
+
+def test_it_evaluates_and_segments(trained, phantoms):
+    method, overrides, work = trained
+    run("evaluating", "hippocampus", "train", "evaluate", OVERLAYS[method], **overrides)
+    rows = list(csv.DictReader((work / "output" / "evaluation" / "metrics.csv").open()))
+    assert {row["class"] for row in rows} == {"anterior", "posterior"}
+    image = sorted((phantoms / "imagesTr").iterdir())[0]
+    options = {"model_path": overrides["model_path"], "dataset_dir": str(image), "output_dir": str(work / "masks")}
+    run("evaluating", "hippocampus", "inference", OVERLAYS[method], **TRAINED, **options)
+    mask = next((work / "masks").glob("*_seg.nii.gz"))
+    assert nib.load(mask).shape == nib.load(image).shape
+
+
+def test_it_resumes(trained, tmp_path):
+    method, overrides, work = trained
+    stopped = {**overrides, "output_dir": str(tmp_path / "output"), "model_path": str(tmp_path / "model.pt")}
+    run("training", "hippocampus", "train", OVERLAYS[method], **{**stopped, "train#trainer#max_epochs": 1})
+    run("training", "hippocampus", "train", OVERLAYS[method], **stopped, resume=True)
+    resumed, whole = (torch.load(f / "output" / "last.pt", weights_only=True) for f in (tmp_path, work))
+    assert resumed["progress"] == whole["progress"] == {"epoch": 2, "iteration": 4}
+    assert all(torch.equal(value, resumed["network"][key]) for key, value in whole["network"].items())
+
+
+def test_a_model_of_another_method_is_refused(trained, phantoms, tmp_path):
+    """The advice names the overlay to add or to leave out."""
+    method, overrides, _ = trained
+    names = ("train", "evaluate") if method == "samed" else ("train", "evaluate", OVERLAYS["samed"])
+    message = fails("evaluating", "hippocampus", *names, **{**overrides, "output_dir": str(tmp_path)})
+    assert overrides["model_path"] in message
+    assert "bundles/methods/samed.json" in message
