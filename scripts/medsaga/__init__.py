@@ -8,10 +8,12 @@ __version__ = "0.1.0"
 _ROOMS = (
     "bundle",
     "data",
+    "experiments",
     "handlers",
     "inferers",
     "losses",
     "lr_schedulers",
+    "memory",
     "metrics",
     "networks",
     "optimizers",

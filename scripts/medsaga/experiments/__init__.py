@@ -1,0 +1,1 @@
+"""Comparisons that print the project's figures: ``python -m medsaga.experiments.NAME --help``."""
