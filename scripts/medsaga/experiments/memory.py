@@ -73,6 +73,11 @@ ROWS = {
     "adamw": Row("(a) AdamW in full, explicit attention", "full.json", {"checkpointing": "off"}, explicit=True),
     "samed": Row("(b) SAMed: LoRA rank 4, explicit attention", "samed.json", {"checkpointing": "off"}, explicit=True),
     "samed_lean": Row("(c) LoRA rank 4, this project's attention, checkpointing", "samed.json"),
+    "samed_leanest": Row(
+        "(c) at its leanest: bf16 weights, checkpointing of halves",
+        "samed.json",
+        {"checkpointing": "least", "precision": "bf16_weights"},
+    ),
     "galore_torch": Row("(d) MedSAGa's network, galore_torch's optimizer", overrides={"optimizer": _GALORE_TORCH}),
 }
 # of these overlays' optimizers, which have no such options

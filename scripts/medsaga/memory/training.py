@@ -1,0 +1,78 @@
+"""A bundle's own training on random images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from ignite.engine import Events
+from monai.bundle import ConfigParser
+from monai.engines import SupervisedTrainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+__all__ = ["Training"]
+
+# Batches before giving up: many, because a GradScaler skips steps until it has found its scale. MONAI also steps at an
+# epoch's end, so accumulation must never get there.
+_EPOCH = 10_000
+
+
+class Training:
+    """The network, optimizer, loss and trainer of a bundle, and random batches in place of its data.
+
+    All are built from the config, so what is measured is what is trained, mixed precision and accumulation of
+    gradients included. Weights are fresh and handlers (checkpoints, validation, logs) are left out: a step's memory
+    depends on neither.
+
+    Args:
+        parser: a bundle's config, see :meth:`medsaga.memory.Setup.parser`.
+    """
+
+    def __init__(self, parser: ConfigParser) -> None:
+        parser["weights"] = None
+        batches = _RandomBatches(*map(parser.get_parsed_content, ("batch_size", "image_size", "num_classes")))
+        parser["train#trainer#train_data_loader"] = batches
+        parser["train#trainer#train_handlers"] = None
+        parser["train#trainer#epoch_length"] = _EPOCH
+        parser["train#trainer#max_epochs"] = 1
+        self._trainer: SupervisedTrainer = parser.get_parsed_content("train#trainer")
+        self._trainer.add_event_handler(Events.ITERATION_COMPLETED, self._stop)
+        self.device: torch.device = parser.get_parsed_content("device")
+        self.network: nn.Module = self._trainer.network
+        self.optimizer: Optimizer = self._trainer.optimizer
+        self.optimizer.register_step_post_hook(self._count)
+        self._steps = self._wanted = 0
+
+    def run(self, steps: int) -> None:
+        """Train until the optimizer has made this many steps more.
+
+        Raises:
+            RuntimeError: when it has not after many batches, because no gradient was finite.
+        """
+        self._wanted = self._steps + steps
+        # as if never run: a whole number of accumulations is done
+        self._trainer.state.epoch = self._trainer.state.iteration = 0
+        self._trainer.run()
+        if self._steps < self._wanted:
+            raise RuntimeError(f"no finite gradient in {self._trainer.state.iteration} batches")
+
+    def _count(self, *_: object) -> None:
+        self._steps += 1
+
+    def _stop(self) -> None:
+        if self._steps >= self._wanted:
+            self._trainer.terminate()
+
+
+class _RandomBatches:
+    """Batches as a bundle's data loader yields them, without end."""
+
+    def __init__(self, batch_size: int, image_size: int, num_classes: int) -> None:
+        self.shape = (batch_size, 1, image_size, image_size)
+        self.num_classes = num_classes
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        while True:
+            label = torch.randint(self.num_classes, self.shape, dtype=torch.uint8)
+            yield {"image": torch.rand(self.shape), "label": label}

@@ -1,0 +1,71 @@
+"""Values for programs that ask fake tensors for theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensor
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from .dispatch import OperatorMode
+
+__all__ = ["FakeValues"]
+
+# the operators behind tensor.item(), float(tensor) and bool(tensor)
+_READ = (
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.item.default,
+    torch.ops.aten.is_nonzero.default,
+)
+# GradScaler's search for gradients that are not finite: it finds none
+_SEARCH = torch.ops.aten._amp_foreach_non_finite_check_and_unscale_.default
+_CPU = torch.device("cpu")
+# elements up to which values are kept: counters and lists of axes
+_SMALL = 64
+
+
+class FakeValues(OperatorMode):
+    """Answer for the values of fake tensors, so that programs which look at a few of them run.
+
+    Above ``FakeTensorMode``. Small tensors that follow from constants alone, such as an optimizer's step counters, have
+    their true values. All else reads as 1, or True: a gradient's norm, or whether it is finite.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known = WeakTensorKeyDictionary()
+
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        known = all(not isinstance(tensor, FakeTensor) or tensor in self._known for tensor in tensors)
+        if func in _READ:
+            if known:
+                return self._compute(func, args, kwargs)
+            return True if func is _READ[-1] or args[0].dtype == torch.bool else 1
+        try:
+            result = func(*args, **kwargs)
+        except DynamicOutputShapeException:
+            if func is not torch.ops.aten.index.Tensor:
+                raise
+            return args[0].new_empty(args[0].numel())  # by a mask: as many as there can be
+        results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        if func is _SEARCH:
+            return result
+        if known and all(leaf.numel() <= _SMALL for leaf in results):
+            values = tree_leaves(self._compute(func, args, kwargs))
+            self._known.update(zip(results, (value for value in values if isinstance(value, Tensor))))
+        elif func._schema.is_mutable:
+            for tensor in tensors:
+                self._known.pop(tensor, None)
+        return result
+
+    def _compute(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        args, kwargs = tree_map_only(FakeTensor, lambda fake: self._known[fake], (args, kwargs))
+        args, kwargs = tree_map_only(torch.device, lambda _: _CPU, (args, kwargs))
+        with no_dispatch():
+            return func(*args, **kwargs)
