@@ -5,11 +5,10 @@ import io
 import pytest
 import torch
 from torch import nn
+from torchao.optim.subclass_8bit import OptimState8bit
 
 from medsaga.optimizers import GaLoreAdamW
 from medsaga.optimizers.moments import is_8bit, new_moments, read_moments, write_moments
-
-pytest.importorskip("torchao")
 
 
 def random(*shape, seed=0):
@@ -23,21 +22,12 @@ def train(param, optimizer, steps, seed=0):
         optimizer.step()
 
 
-def codes(state):
-    return {
-        f"{name}.{part}": getattr(value, part) if part else value
-        for name, value in state.items()
-        for part in (("codes", "scale") if is_8bit(value) else ("",))
-    }
-
-
 def test_a_byte_an_element_and_a_scale_for_256():
     moments = new_moments((64, 256), nn.Parameter(torch.zeros(256, 256)), 8)
-    for moment in moments.values():
-        assert moment.codes.nbytes == 64 * 256
-        assert moment.scale.nbytes == 64 * 4
-    assert not any(is_8bit(m) for m in new_moments((64, 256), nn.Parameter(torch.zeros(256, 256)), 32).values())
-    assert not any(is_8bit(m) for m in new_moments((3, 11), nn.Parameter(torch.zeros(3, 11)), 8).values())
+    assert is_8bit(moments)
+    assert sum(m.nbytes for m in moments.values()) == 2 * (64 * 256 + 64 * 4)
+    assert not is_8bit(new_moments((64, 256), nn.Parameter(torch.zeros(256, 256)), 32))
+    assert not is_8bit(new_moments((3, 11), nn.Parameter(torch.zeros(3, 11)), 8))
 
 
 def test_what_is_written_is_read_within_the_quantisation():
@@ -61,6 +51,20 @@ def test_a_second_moment_too_small_for_its_block_makes_no_huge_step():
     assert param.abs().max() < 3.5e-3
 
 
+def test_large_tensors_are_quantised_in_pieces_as_torchao_does_it_at_once():
+    shape = (1600, 1024)
+    state = new_moments(shape, nn.Parameter(torch.zeros(shape)), 8)
+    values = {"exp_avg": random(*shape), "exp_avg_sq": random(*shape, seed=1).square()}
+    write_moments(state, *values.values())
+    for name, value in values.items():
+        reference = OptimState8bit.zeros(shape, signed=name == "exp_avg")
+        reference.copy_(value)
+        assert torch.equal(state[name], reference.codes)
+        assert torch.equal(state[f"{name}_scale"], reference.scale)
+        if name == "exp_avg":
+            assert torch.equal(read_moments(state)[0], reference.dequantize())
+
+
 @pytest.mark.parametrize("rank", [None, 16])
 def test_goes_the_way_of_float32(rank):
     results = []
@@ -70,7 +74,7 @@ def test_goes_the_way_of_float32(rank):
         optimizer = GaLoreAdamW([param], lr=1e-3, rank=rank, update_gap=10, state_bits=bits)
         train(param, optimizer, 30)
         results.append(param.detach() - start)
-        assert is_8bit(optimizer.state[param]["exp_avg"]) == (bits == 8)
+        assert is_8bit(optimizer.state[param]) == (bits == 8)
     full, low = results
     assert (full - low).norm() < 0.1 * full.norm()
 
@@ -89,7 +93,7 @@ def test_resumes_bit_for_bit_from_a_file():
     resumed.load_state_dict(torch.load(file, weights_only=True))
     train(part, resumed, 5, seed=5)
     assert torch.equal(whole, part)
-    a, b = codes(optimizer.state[whole]), codes(resumed.state[part])
+    a, b = optimizer.state[whole], resumed.state[part]
     assert a.keys() == b.keys()
     for key in a:
         assert torch.equal(a[key], b[key]), key
@@ -102,7 +106,7 @@ def test_the_width_may_change_on_resume(before, after):
     train(param, optimizer, 3)
     other = GaLoreAdamW([param], rank=16, state_bits=after)
     other.load_state_dict(optimizer.state_dict())
-    assert is_8bit(other.state[param]["exp_avg"]) == (after == 8)
+    assert is_8bit(other.state[param]) == (after == 8)
     for a, b in zip(read_moments(optimizer.state[param]), read_moments(other.state[param])):
         assert (a - b).abs().max() < 0.02 * a.abs().max()
     train(param, other, 3)
@@ -117,7 +121,7 @@ def test_state_of_vit_b_matrices_is_small():
         for param in params:
             param.grad = random(*param.shape, seed=1)
         optimizer.step()
-        tensors = [t for state in optimizer.state.values() for t in codes(state).values()]
+        tensors = [t for state in optimizer.state.values() for t in state.values()]
         assert sum(t.nbytes for t in tensors) <= bound * sum(2 * p.nbytes for p in params)
 
 

@@ -204,7 +204,7 @@ def report(sections: dict[str, dict[str, dict[str, Any]]], picture: Path) -> str
         "",
         "Random images and fresh weights (seed 0). *Peak* is the most bytes of tensors alive at once in two steps, by "
         "category; *process* the growth of resident memory above imports, on CUDA the allocator's peak. Seconds are of "
-        "one step after these two. MB are 10⁶ bytes.",
+        "the shorter of two steps after these. MB are 10⁶ bytes.",
     ]
     for setting, rows in sections.items():
         where = dict.fromkeys(f"{row['machine']}: `{row['command']}`" for row in rows.values())

@@ -94,15 +94,8 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     for state in optimizer.state.values():
         values = list(state.values())
         values += [value.ortho_matrix for value in values if hasattr(value, "ortho_matrix")]
-        total += sum(_stored(value) for value in values if isinstance(value, Tensor))
+        total += sum(value.nbytes for value in values if isinstance(value, Tensor))
     return total
-
-
-def _stored(tensor: Tensor) -> int:
-    # what torchao keeps in 8 bits says of itself that it is float32; its parts tell
-    if hasattr(tensor, "__tensor_flatten__"):
-        return sum(_stored(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
-    return tensor.nbytes
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:

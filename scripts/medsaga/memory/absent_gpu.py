@@ -10,10 +10,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
-
-from .dispatch import OperatorMode
 
 __all__ = ["absent_gpu"]
 
@@ -54,7 +53,7 @@ def _attention(
     return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, attn_mask, True, scale=scale)[0]
 
 
-class _AutogradNowhere(OperatorMode):
+class _AutogradNowhere(TorchDispatchMode):
     """Tells autograd that CUDA tensors are on "meta", as it asks a GPU for its streams, and all others the truth.
 
     Autograd notes the device of an operator's result before anyone else can ask, and asks again in backward. All
@@ -73,7 +72,10 @@ class _AutogradNowhere(OperatorMode):
         self._edges += [get_gradient_edge(parameter) for parameter in parameters if parameter.requires_grad]
         self._noting = False
 
-    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
         args, kwargs = tree_map_only(torch.device, _where, (args, kwargs))
         if func is not torch.ops.prim.device.default:
             result = func(*args, **kwargs)

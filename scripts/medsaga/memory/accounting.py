@@ -10,10 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-from .dispatch import OperatorMode
 
 __all__ = ["CATEGORIES", "MemoryAccounting"]
 
@@ -31,7 +29,7 @@ class _Block:
     born: int  # number of the allocation
 
 
-class MemoryAccounting(OperatorMode):
+class MemoryAccounting(TorchDispatchMode):
     """Follow the storages that operators return while this mode is active, from the network's weights on.
 
     A storage counts from the operator that returned it to its release, once however many views it has:
@@ -91,7 +89,10 @@ class MemoryAccounting(OperatorMode):
         for handle in self._handles:
             handle.remove()
 
-    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
         result = func(*args, **kwargs)
         category = self._category()
         for leaf in tree_leaves(result):
@@ -134,10 +135,6 @@ class MemoryAccounting(OperatorMode):
 
     def _relabel(self, tensor: Tensor, category: str) -> None:
         """Say what a storage that is already followed turned out to be."""
-        if is_traceable_wrapper_subclass(tensor):
-            for name in tensor.__tensor_flatten__()[0]:
-                self._relabel(getattr(tensor, name), category)
-            return
         block = self._blocks.get(tensor.untyped_storage()._cdata)
         if block is None:
             return

@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._mode_utils import no_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
-
-from .dispatch import OperatorMode
 
 __all__ = ["FakeValues"]
 
@@ -29,7 +28,7 @@ _CPU = torch.device("cpu")
 _SMALL = 64
 
 
-class FakeValues(OperatorMode):
+class FakeValues(TorchDispatchMode):
     """Answer for the values of fake tensors, so that programs which look at a few of them run.
 
     Above ``FakeTensorMode``. Small tensors that follow from constants alone, such as an optimizer's step counters, have
@@ -40,19 +39,17 @@ class FakeValues(OperatorMode):
         super().__init__()
         self._known = WeakTensorKeyDictionary()
 
-    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         known = all(not isinstance(tensor, FakeTensor) or tensor in self._known for tensor in tensors)
         if func in _READ:
             if known:
                 return self._compute(func, args, kwargs)
             return True if func is _READ[-1] or args[0].dtype == torch.bool else 1
-        try:
-            result = func(*args, **kwargs)
-        except DynamicOutputShapeException:
-            if func is not torch.ops.aten.index.Tensor:
-                raise
-            return args[0].new_empty(args[0].numel())  # by a mask: as many as there can be
+        result = func(*args, **kwargs)
         results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if func is _SEARCH:
             return result

@@ -13,7 +13,16 @@ from torch.optim.adamw import adamw
 from torch.optim.optimizer import Optimizer, ParamsT, StateDict
 
 from .distributed import average, several_processes, share_basis
-from .moments import MOMENTS, STATE_BITS, is_8bit, new_moments, read_moments, state_dtype, write_moments
+from .moments import (
+    STATE_BITS,
+    copy_moments,
+    is_8bit,
+    moment_shapes,
+    new_moments,
+    read_moments,
+    state_dtype,
+    write_moments,
+)
 from .projection import (
     PROJECTIONS,
     Basis,
@@ -293,17 +302,16 @@ class GaLoreAdamW(Optimizer):
         self._number_parameters()  # the groups are new ones
         # torch has just cast the state to the parameter's dtype, which would round float32 moments to bfloat16
         for param, group, state in self._match(loaded):
-            for key, value in state.items():
-                if key in _COUNTERS:
-                    self.state[param][key] = value.to("cpu", copy=True)
-                elif key not in MOMENTS:
-                    self.state[param][key] = value.to(param.device, state_dtype(param), copy=True)
+            own = self.state[param]
+            own.update({key: state[key].to("cpu", copy=True) for key in _COUNTERS if key in state})
+            own.update(
+                {key: state[key].to(param.device, state_dtype(param), copy=True) for key in _SIDES if key in state}
+            )
             if state:
-                fresh = new_moments(tuple(state["exp_avg"].shape), param, group["state_bits"])
-                same_width = is_8bit(fresh["exp_avg"]) == is_8bit(state["exp_avg"])
-                for name, value in zip(MOMENTS, [state[m] for m in MOMENTS] if same_width else read_moments(state)):
-                    fresh[name].copy_(value)
-                self.state[param].update(fresh)
+                for key in moment_shapes((), state):
+                    del own[key]
+                own.update(new_moments(tuple(state["exp_avg"].shape), param, group["state_bits"]))
+                copy_moments(own, state)
 
     def _match(self, state_dict: StateDict) -> Iterator[tuple[Tensor, dict[str, Any], dict[str, Any]]]:
         """Pairs every parameter (and its group here) with its state in a state dict."""
@@ -389,7 +397,7 @@ class GaLoreAdamW(Optimizer):
         for param in params:
             if not self.state[param]:
                 self.state[param] = _new_state(tuple(param.shape), param, group)
-        torchs = [p for p in params if p.dtype == state_dtype(p) and not is_8bit(self.state[p]["exp_avg"])]
+        torchs = [p for p in params if p.dtype == state_dtype(p) and not is_8bit(self.state[p])]
         if torchs:
             moments = [read_moments(self.state[p]) for p in torchs]
             _adamw(torchs, [p.grad for p in torchs], moments, [self.state[p]["step"] for p in torchs], group)
@@ -602,10 +610,10 @@ def _check_state(param: Tensor, group: dict[str, Any], state: dict[str, Any]) ->
     rank, projection = group["rank"], group["projection"]
     expected: dict[str, tuple[int, ...]] = {"step": ()}
     if rank is None:
-        expected["exp_avg"] = expected["exp_avg_sq"] = tuple(param.shape)
+        expected.update(moment_shapes(tuple(param.shape), state))
     else:
         shape = _matrix_shape(param)
-        expected["exp_avg"] = expected["exp_avg_sq"] = projected_shape(shape, rank, projection)
+        expected.update(moment_shapes(projected_shape(shape, rank, projection), state))
         if any(side in state for side in _SIDES):  # else no usable gradient has come yet
             expected["basis_step"] = ()
             for side, size, projected in zip(_SIDES, shape, projected_sides(shape, projection)):

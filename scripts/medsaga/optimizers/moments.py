@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._mode_utils import no_dispatch
 
-__all__ = ["MOMENTS", "STATE_BITS", "new_moments", "read_moments", "state_dtype", "write_moments"]
+__all__ = [
+    "STATE_BITS",
+    "copy_moments",
+    "is_8bit",
+    "moment_shapes",
+    "new_moments",
+    "read_moments",
+    "state_dtype",
+    "write_moments",
+]
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 STATE_BITS = (32, 8)
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+# what quantisation needs is larger than its result, so it goes by pieces
+_PIECE = 1 << 20
 # torchao's own choices: one scale for 256 values, and small tensors stay as they are
 _BLOCK = 256
 _SMALLEST = 4096
@@ -32,39 +45,78 @@ def new_moments(shape: tuple[int, ...], param: Tensor, bits: int) -> dict[str, T
             Tensors of fewer than 4096 elements, of a number that 256 does not divide, or in float64 keep full width.
 
     Returns:
-        ``{"exp_avg": ..., "exp_avg_sq": ...}``.
+        ``exp_avg`` and ``exp_avg_sq``; in 8 bits these are codes, and ``exp_avg_scale`` and ``exp_avg_sq_scale`` what
+        they are multiplied with.
     """
     dtype = state_dtype(param)
     count = torch.Size(shape).numel()
     if bits == 32 or count < _SMALLEST or count % _BLOCK or dtype == torch.float64:
-        return {name: torch.zeros(shape, dtype=dtype, device=param.device) for name in MOMENTS}
-    from torchao.optim.subclass_8bit import OptimState8bit  # seconds to import, so only where it is used
+        return {name: torch.zeros(shape, dtype=dtype, device=param.device) for name in _MOMENTS}
+    codes = {name: torch.zeros(shape, dtype=torch.uint8, device=param.device) for name in _MOMENTS}
+    return codes | {f"{name}_scale": torch.zeros(count // _BLOCK, device=param.device) for name in _MOMENTS}
 
-    return {
-        "exp_avg": OptimState8bit.zeros(shape, signed=True, block_size=_BLOCK, device=param.device, dtype=dtype),
-        "exp_avg_sq": OptimState8bit.zeros(shape, signed=False, block_size=_BLOCK, device=param.device, dtype=dtype),
-    }
+
+def moment_shapes(shape: tuple[int, ...], state: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shapes that the entries of a state should have for moments of this shape, in the state's own width."""
+    scales = {f"{name}_scale": (torch.Size(shape).numel() // _BLOCK,) for name in _MOMENTS} if is_8bit(state) else {}
+    return dict.fromkeys(_MOMENTS, shape) | scales
+
+
+def is_8bit(state: dict[str, Any]) -> bool:
+    """Whether a state's moments are stored in 8 bits."""
+    return getattr(state.get("exp_avg"), "dtype", None) == torch.uint8
 
 
 def read_moments(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Both moments to compute with: the state's own tensors, or what their 8 bits stand for."""
-    first, second = (state[name] for name in MOMENTS)
-    if not is_8bit(first):
-        return first, second
+    if not is_8bit(state):
+        return state["exp_avg"], state["exp_avg_sq"]
+    first, second = (
+        qmap[state[name].int()].view(-1, _BLOCK) * state[f"{name}_scale"].view(-1, 1)
+        for name, qmap in zip(_MOMENTS, _qmaps(state["exp_avg"].device))
+    )
     # A second moment too small for its block's scale is stored as 0, and the first, its root, is not: their quotient
     # would be a step of thousands of learning rates. The smallest positive code, the one after 0, stands for 0 instead.
-    floor = (second.qmap[1] * second.scale).view(-1, 1)
-    variance = torch.maximum(second.dequantize().view(-1, _BLOCK), floor)
-    return first.dequantize(), variance.view(second.shape)
+    smallest = _qmaps(second.device)[1][1] * state["exp_avg_sq_scale"].view(-1, 1)
+    shape = state["exp_avg"].shape
+    return first.view(shape), torch.maximum(second, smallest).view(shape)
 
 
 def write_moments(state: dict[str, Any], exp_avg: Tensor, exp_avg_sq: Tensor) -> None:
     """Store what was computed from :func:`read_moments`, or moments of another width."""
-    for name, value in zip(MOMENTS, (exp_avg, exp_avg_sq)):
-        if state[name] is not value:
-            state[name].copy_(value)
+    if not is_8bit(state):
+        for name, value in zip(_MOMENTS, (exp_avg, exp_avg_sq)):
+            if state[name] is not value:
+                state[name].copy_(value)
+        return
+    from torchao.optim.quant_utils import quantize_8bit_with_qmap, scale_tensor  # slow to import, and seldom used
+
+    for name, value, qmap in zip(_MOMENTS, (exp_avg, exp_avg_sq), _qmaps(exp_avg.device)):
+        codes, scales = state[name].view(-1).split(_PIECE), state[f"{name}_scale"].split(_PIECE // _BLOCK)
+        for piece, code, scale in zip(value.reshape(-1).split(_PIECE), codes, scales):
+            scaled, largest = scale_tensor(piece, _BLOCK)
+            code.copy_(quantize_8bit_with_qmap(scaled, qmap))
+            scale.copy_(largest)
 
 
-def is_8bit(moment: Tensor) -> bool:
-    """Whether a moment is stored in 8 bits."""
-    return hasattr(moment, "codes")
+def copy_moments(state: dict[str, Any], source: dict[str, Any]) -> None:
+    """Fill a state from one of either width: to the bit where the width is the same."""
+    if is_8bit(state) != is_8bit(source):
+        write_moments(state, *(value.to(state["exp_avg"].device) for value in read_moments(source)))
+        return
+    for name in moment_shapes((), state):
+        state[name].copy_(source[name])
+
+
+def _qmaps(device: torch.device) -> tuple[Tensor, Tensor]:
+    """What the 256 codes of the first and of the second moment stand for."""
+    first, second = _qmap_values()
+    return torch.tensor(first, device=device), torch.tensor(second, device=device)
+
+
+@cache
+def _qmap_values() -> tuple[list[float], list[float]]:
+    from torchao.optim.quant_utils import create_dynamic_map
+
+    with no_dispatch():  # kept, so not to be computed by fake tensors
+        return create_dynamic_map(signed=True), create_dynamic_map(signed=False)
