@@ -302,16 +302,14 @@ class GaLoreAdamW(Optimizer):
         self._number_parameters()  # the groups are new ones
         # torch has just cast the state to the parameter's dtype, which would round float32 moments to bfloat16
         for param, group, state in self._match(loaded):
-            own = self.state[param]
-            own.update({key: state[key].to("cpu", copy=True) for key in _COUNTERS if key in state})
+            if not state:
+                continue
+            own = self.state[param] = {key: state[key].to("cpu", copy=True) for key in _COUNTERS if key in state}
             own.update(
                 {key: state[key].to(param.device, state_dtype(param), copy=True) for key in _SIDES if key in state}
             )
-            if state:
-                for key in moment_shapes((), state):
-                    del own[key]
-                own.update(new_moments(tuple(state["exp_avg"].shape), param, group["state_bits"]))
-                copy_moments(own, state)
+            own.update(new_moments(tuple(state["exp_avg"].shape), param, group["state_bits"]))
+            copy_moments(own, state)
 
     def _match(self, state_dict: StateDict) -> Iterator[tuple[Tensor, dict[str, Any], dict[str, Any]]]:
         """Pairs every parameter (and its group here) with its state in a state dict."""
