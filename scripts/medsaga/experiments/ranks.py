@@ -233,7 +233,8 @@ def main(arguments: list[str] | None = None) -> None:
         found = results(runs, work)
         text = (
             f"# GaLore, LoRA and full AdamW on `{parsed.bundle}`\n\n"
-            f"{parsed.epochs} epochs on at most {config['num_slices']} slices of {config['train_patients']} patients, "
+            f"{parsed.epochs} epochs on at most {config['num_slices']} slices of "
+            f"{config['train_patients'] or 'all other'} patients, "
             f"{config['test_patients']} test patients, seed {', '.join(map(str, parsed.seeds))}; mean ± standard "
             "deviation over test cases, of each case's mean over classes. Rates are the bundle's, or where they say so "
             "those of LoRA's and AdamW's overlays. ≥: a part of the training before it was resumed is not counted.\n\n"
