@@ -114,8 +114,10 @@ class GaLoreAdamW(Optimizer):
         update_gap: steps between two refreshes of a basis, T in the papers.
         scale: factor on the projected update, alpha in GaLore. MedSAGa has none.
         projection: ``"one-sided"`` or ``"two-sided"``.
-        rotate_moments: whether to carry the moments over into a new basis (LDAdam). GaLore itself does not: it goes on
-            with moments whose rows now mean other directions.
+        rotate_moments: whether to carry the moments over into a new basis (LDAdam). GaLore does not: it goes on with
+            moments whose rows now mean other directions. Here that learns faster (figures in ``docs/projection.md``),
+            presumably as the k-th strongest direction is much alike before and after, while noise in the directions
+            makes a rotation lose most of the first moment.
         seed: of the randomised search for the basis and of stochastic rounding; torch's global generator is left alone.
         state_bits: 32, or 8 for moments of a byte an element (torchao's block-wise quantisation; small tensors stay
             float32).
@@ -147,7 +149,7 @@ class GaLoreAdamW(Optimizer):
         update_gap: int = 200,
         scale: float = 1.0,
         projection: str = "one-sided",
-        rotate_moments: bool = True,
+        rotate_moments: bool = False,
         seed: int = 0,
         state_bits: int = 32,
         update_in_backward: bool = False,

@@ -14,6 +14,7 @@ from torch import Tensor
 __all__ = [
     "PROJECTIONS",
     "Basis",
+    "align_signs",
     "find_basis",
     "has_exact_basis",
     "project",
@@ -112,6 +113,15 @@ def sketch_basis(matrix: Tensor, rank: int, projection: str, seed: int) -> Basis
     return _usable_basis(matrix, rank, projection, seed, None, 0)
 
 
+def align_signs(new: Basis, old: Basis) -> Basis:
+    """Turn each vector of a new basis to the side of the old one of its number.
+
+    The sign of a singular vector is arbitrary: without this, what moments kept from the old basis mean in the new one
+    would depend on rounding.
+    """
+    return Basis(*(None if a is None else a * torch.where((a * b).sum(0) < 0, -1.0, 1.0) for a, b in zip(new, old)))
+
+
 def rotate_moments(
     exp_avg: Tensor, exp_avg_sq: Tensor, old: Basis, new: Basis, betas: tuple[float, float], step: int
 ) -> None:
@@ -174,7 +184,9 @@ def _usable_basis(
     except torch.linalg.LinAlgError:
         return None
     # an entry near the largest float may overflow in a product; one bad basis would poison every step until the next
-    return basis if all(vectors is None or vectors.isfinite().all() for vectors in basis) else None
+    if not all(vectors is None or vectors.isfinite().all() for vectors in basis):
+        return None
+    return basis if old is None else align_signs(basis, old)
 
 
 def _dominant_columns(matrix: Tensor, rank: int, seed: int, old: Tensor | None, passes: int) -> Tensor:
