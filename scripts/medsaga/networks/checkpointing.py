@@ -7,11 +7,12 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from . import attention  # noqa: F401  registers medsaga::tiled_attention
 
-__all__ = ["CHECKPOINTING", "image_by_image", "offloaded", "recomputed"]
+__all__ = ["CHECKPOINTING", "image_by_image", "is_recording", "offloaded", "recomputed"]
 
 CHECKPOINTING = ("off", "blocks", "least")
 
@@ -21,6 +22,11 @@ _ATTENTION = [
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
     torch.ops.aten._scaled_dot_product_cudnn_attention.default,
 ]
+
+
+def is_recording(module: nn.Module) -> bool:
+    """Whether a module is in training and a backward pass may follow, so that there is memory to save."""
+    return module.training and torch.is_grad_enabled()
 
 
 def recomputed(piece: Callable[..., torch.Tensor], *inputs: torch.Tensor, keep_attention: bool = False) -> torch.Tensor:

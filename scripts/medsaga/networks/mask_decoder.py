@@ -8,7 +8,7 @@ import torch
 from segment_anything.modeling import MaskDecoder, TwoWayTransformer
 
 from .attention import TwoWayAttention
-from .checkpointing import image_by_image
+from .checkpointing import image_by_image, is_recording
 
 __all__ = ["ClassMaskDecoder"]
 
@@ -85,7 +85,7 @@ class ClassMaskDecoder(MaskDecoder):
         )  # (batch, 1 + k + N, 256)
         grid = (image_embeddings + dense_prompt_embeddings).expand(batch, -1, -1, -1)
         predict = partial(self._predict, image_pe)
-        if self.checkpointing == "least" and self.training and torch.is_grad_enabled():
+        if self.checkpointing == "least" and is_recording(self):
             return image_by_image(predict, grid, tokens)
         return predict(grid, tokens)
 

@@ -10,7 +10,7 @@ from timm.models.tiny_vit import Attention, ConvLayer, ConvNorm, PatchMerging, T
 from torch import nn
 from torch.nn import functional as F
 
-from .checkpointing import image_by_image, offloaded, recomputed
+from .checkpointing import image_by_image, is_recording, offloaded, recomputed
 
 __all__ = ["TinyViTEncoder", "from_lite_medsam"]
 
@@ -79,7 +79,7 @@ class TinyViTEncoder(nn.Module):
             return self._run(self.neck, x)  # from (B, 320, S/4, S/4)
 
     def _run(self, piece: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        if self.checkpointing == "off" or not (self.training and torch.is_grad_enabled()):
+        if self.checkpointing == "off" or not is_recording(self):
             return piece(x)
         return recomputed(piece, x) if self.checkpointing == "blocks" else image_by_image(piece, x)
 
@@ -109,7 +109,7 @@ class _LeanAttention(Attention):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         qkv = self.qkv(self.norm(x)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         inputs = (*qkv.split([self.key_dim, self.key_dim, self.val_dim], dim=-1), self.get_attention_biases(x.device))
-        if x.device.type == "cpu" and self.training and torch.is_grad_enabled():
+        if x.device.type == "cpu" and is_recording(self):
             out = recomputed(F.scaled_dot_product_attention, *inputs)
         else:
             out = F.scaled_dot_product_attention(*inputs)

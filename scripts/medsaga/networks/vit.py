@@ -9,7 +9,7 @@ from segment_anything.modeling.image_encoder import window_partition, window_unp
 from torch import nn
 
 from .attention import RelPosAttention
-from .checkpointing import image_by_image, offloaded, recomputed
+from .checkpointing import image_by_image, is_recording, offloaded, recomputed
 
 __all__ = ["ViTEncoder"]
 
@@ -103,7 +103,7 @@ class ViTEncoder(ImageEncoderViT):
             return self._forward(x)
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
-        checkpointing = self.checkpointing if self.training and torch.is_grad_enabled() else "off"
+        checkpointing = self.checkpointing if is_recording(self) else "off"
         x = self.patch_embed(x) + self.pos_embed
         for block in self.blocks:
             if checkpointing == "off":

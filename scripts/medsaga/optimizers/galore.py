@@ -393,17 +393,20 @@ class GaLoreAdamW(Optimizer):
 
     def _update_plain(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """AdamW in the full space."""
-        for param in params:
+        torchs, others = [], []
+        for index, param in enumerate(params):
             if not self.state[param]:
                 self.state[param] = _new_state(tuple(param.shape), param, group)
-        torchs = [p for p in params if p.dtype == state_dtype(p) and not is_8bit(self.state[p])]
+            if param.dtype == state_dtype(param) and not is_8bit(self.state[param]):
+                torchs.append(param)
+            else:
+                others.append((index, param))
         if torchs:
             moments = [read_moments(self.state[p]) for p in torchs]
             _adamw(torchs, [p.grad for p in torchs], moments, [self.state[p]["step"] for p in torchs], group)
-        for index, param in enumerate(params):
-            if not any(param is other for other in torchs):
-                update = _adam_update(param.grad.to(state_dtype(param)), self.state[param], group)
-                _apply(param, update, group, 1.0, _seed(group, -1 - index, self.state[param]))
+        for index, param in others:
+            update = _adam_update(param.grad.to(state_dtype(param)), self.state[param], group)
+            _apply(param, update, group, 1.0, _seed(group, -1 - index, self.state[param]))
 
     def _update_projected(self, param: Tensor, pending: _Pending) -> None:
         """AdamW in the low-rank space (MedSAGa, eq. 1)."""

@@ -71,13 +71,14 @@ def read_moments(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Both moments to compute with: the state's own tensors, or what their 8 bits stand for."""
     if not is_8bit(state):
         return state["exp_avg"], state["exp_avg_sq"]
+    qmaps = _qmaps(state["exp_avg"].device)
     first, second = (
         qmap[state[name].int()].view(-1, _BLOCK) * state[f"{name}_scale"].view(-1, 1)
-        for name, qmap in zip(_MOMENTS, _qmaps(state["exp_avg"].device))
+        for name, qmap in zip(_MOMENTS, qmaps)
     )
     # A second moment too small for its block's scale is stored as 0, and the first, its root, is not: their quotient
     # would be a step of thousands of learning rates. The smallest positive code, the one after 0, stands for 0 instead.
-    smallest = _qmaps(second.device)[1][1] * state["exp_avg_sq_scale"].view(-1, 1)
+    smallest = qmaps[1][1] * state["exp_avg_sq_scale"].view(-1, 1)
     shape = state["exp_avg"].shape
     return first.view(shape), torch.maximum(second, smallest).view(shape)
 
