@@ -6,8 +6,10 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 _ROOMS = (
+    "active_learning",
     "bundle",
     "data",
+    "engines",
     "experiments",
     "handlers",
     "inferers",

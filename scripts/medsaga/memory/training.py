@@ -31,6 +31,7 @@ class Training:
 
     def __init__(self, parser: ConfigParser) -> None:
         parser["weights"] = None
+        parser["prompt_probability"] = 0  # a few tokens more; which, depends on labels that a prediction does not have
         batches = _RandomBatches(*map(parser.get_parsed_content, ("batch_size", "image_size", "num_classes")))
         parser["train#trainer#train_data_loader"] = batches
         parser["train#trainer#train_handlers"] = None

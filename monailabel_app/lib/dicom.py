@@ -1,0 +1,478 @@
+"""MONAI Label's DICOMweb datastore, made safe to work with.
+
+Images are series, named by their Series Instance UID. They are fetched once into a cache folder and converted to NIfTI.
+A finished label becomes a segmentation object (SEG) in the image's study; it is never overwritten, a later one is a
+series of its own. The newest SEG whose segments bear names of the served labels is an image's training label, wherever
+it was made.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import requests
+import SimpleITK as sitk  # noqa: N813
+from dicomweb_client import DICOMwebClient
+from fastapi import HTTPException
+from monailabel.config import settings
+from monailabel.datastore.dicom import DICOMWebDatastore
+from monailabel.datastore.local import LocalDatastore
+from monailabel.datastore.utils.convert import binary_to_image
+from monailabel.datastore.utils.dicom import dicom_web_download_series
+from monailabel.interfaces.datastore import DefaultLabelTag
+from pydicom.dataset import Dataset
+
+from .dicom_seg import label_key, read_seg, segment_names, write_seg
+
+__all__ = ["DicomDatastore", "read_series", "search_filter"]
+
+logger = logging.getLogger(__name__)
+
+_LISTING_SECONDS = 5.0  # for which a listing of the DICOM store is believed: /info is asked for before each inference
+_TAG = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_FINAL = DefaultLabelTag.FINAL.value
+
+
+def search_filter() -> dict[str, Any]:
+    """``MONAI_LABEL_DICOMWEB_SEARCH_FILTER`` where it is set, else CT, MR and X-rays (its default is CT alone)."""
+    if "MONAI_LABEL_DICOMWEB_SEARCH_FILTER" in settings.model_fields_set:
+        return settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
+    return {"Modality": ["CT", "MR", "CR", "DX"]}
+
+
+@dataclass(frozen=True)
+class _Seg:
+    """A SEG series of the store: what it refers to, and when its content was made."""
+
+    study: str
+    series: str
+    image: str
+    made: str
+    labels: tuple[str, ...]
+
+
+class DicomDatastore(DICOMWebDatastore):
+    """
+    Args:
+        client: of the DICOM store.
+        search_filter: QIDO-RS attributes of the series to list. A list of values is asked for one by one.
+        cache_path: folder of the cache; None for MONAI Label's own in the home folder.
+        fetch_by_frame: fetch metadata and frames instead of instances, for stores that offer only those.
+        convert_to_nifti: must be True; the argument is MONAI Label's.
+        labels: class number by name, of all served models.
+    """
+
+    def __init__(
+        self,
+        client: DICOMwebClient,
+        search_filter: dict[str, Any],
+        cache_path: str | None = None,
+        fetch_by_frame: bool = False,
+        convert_to_nifti: bool = True,
+        labels: dict[str, int] | None = None,
+    ) -> None:
+        if not convert_to_nifti:
+            raise ValueError("MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI must be true: the bundles read NIfTI")
+        self._labels = dict(labels or {})
+        self._listings: dict[str, tuple[float, list[Dataset]]] = {}
+        self._segs: dict[str, _Seg | None] = {}
+        super().__init__(client, search_filter, cache_path, fetch_by_frame, convert_to_nifti)
+
+    # --- what the store has -----------------------------------------------------------------------------------------
+
+    def list_images(self) -> list[str]:
+        modalities = self._search_filter.get("Modality")
+        choices = modalities if isinstance(modalities, list) else [modalities]
+        uids: dict[str, None] = {}
+        for modality in choices:
+            query = {**self._search_filter, **({"Modality": modality} if modality else {})}
+            for found in self._search(query):
+                # without a filter everything is listed, also what is no image
+                if str(found.get("Modality", "")) not in ("SEG", "SR", "PR", "KO", "RTSTRUCT"):
+                    uids[str(found.SeriesInstanceUID)] = None
+        return list(uids)
+
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        return list(self._newest())
+
+    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        labelled = self._newest()
+        return [uid for uid in self.list_images() if uid not in labelled]
+
+    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
+        """Images and their newest labels as NIfTI files, fetched where the cache lacks them."""
+        pairs = []
+        for image in self._newest():
+            try:
+                pairs.append({"image": self.get_image_uri(image), "label": self.get_label_uri(image, _FINAL)})
+            except HTTPException as e:  # one unreadable series must not keep the others from training
+                logger.warning("Not in the training data: series %s: %s", image, e.detail)
+        return pairs
+
+    def _newest(self) -> dict[str, _Seg]:
+        """Newest SEG with a known label of each listed image."""
+        images = set(self.list_images())
+        newest: dict[str, _Seg] = {}
+        for found in self._search({"Modality": "SEG"}):
+            seg = self._seg(str(found.StudyInstanceUID), str(found.SeriesInstanceUID))
+            if seg and seg.image in images and (seg.image not in newest or newest[seg.image].made < seg.made):
+                newest[seg.image] = seg
+        return newest
+
+    def _seg(self, study: str, series: str) -> _Seg | None:
+        """What a SEG series refers to; None where it is no label of this app. Asked for once: series do not change."""
+        if series not in self._segs:
+            instances = self._ask("retrieve_series_metadata", study, series)
+            meta = Dataset.from_json(instances[0], bulk_data_uri_handler=lambda uri: None)  # without the pixels
+            known = {label_key(name) for name in self._labels}
+            names = tuple(segment_names(meta).values())
+            references = meta.get("ReferencedSeriesSequence")
+            made = "".join(
+                str(meta.get(day) or "") + str(meta.get(hour) or "")
+                for day, hour in [("ContentDate", "ContentTime"), ("SeriesDate", "SeriesTime")]
+            )
+            if references and known.intersection(map(label_key, names)):
+                image = str(references[0].SeriesInstanceUID)
+                self._segs[series] = _Seg(study, series, image, made, names)
+            else:
+                logger.info("SEG %s is no label of this app (segments: %s)", series, ", ".join(names) or "none")
+                self._segs[series] = None
+        return self._segs[series]
+
+    def _search(self, query: dict[str, Any]) -> list[Dataset]:
+        """Series that match, page by page; believed for some seconds."""
+        key = repr(sorted(query.items()))
+        asked, found = self._listings.get(key, (0.0, []))
+        if asked and time.monotonic() - asked < _LISTING_SECONDS:
+            return found
+        series: dict[str, Dataset] = {}
+        while True:
+            page = self._ask("search_for_series", search_filters=query, offset=len(series) or None)
+            new = {str(d.SeriesInstanceUID): d for d in map(Dataset.from_json, page)}
+            if new.keys() <= series.keys():  # also where a store knows no offset and repeats itself
+                break
+            series.update(new)
+        self._listings[key] = (time.monotonic(), list(series.values()))
+        return list(series.values())
+
+    def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """One request of the client, with an error that says whose fault it is."""
+        try:
+            return getattr(self._client, method)(*args, **kwargs)
+        except requests.HTTPError as e:
+            status = e.response.status_code if e.response is not None else 0
+            hint = (
+                " Set MONAI_LABEL_DICOMWEB_USERNAME and MONAI_LABEL_DICOMWEB_PASSWORD." if status in (401, 403) else ""
+            )
+            raise HTTPException(502, f"The DICOM store refuses ({method}: {e}).{hint}") from e
+        except requests.RequestException as e:
+            raise HTTPException(502, f"The DICOM store at {self._client.base_url} does not answer: {e}") from e
+
+    # --- images -----------------------------------------------------------------------------------------------------
+
+    def get_image_uri(self, image_id: str) -> str:
+        """Path of the series as NIfTI; its instances lie beside it, in the folder of its name.
+
+        Raises:
+            HTTPException: 400 for what is no UID, 404 for an unknown series, 422 for one that is no regular volume.
+        """
+        self._check_uid(image_id)
+        root = Path(self._datastore.image_path())
+        folder, file = root / image_id, root / f"{image_id}.nii.gz"
+        if not file.is_file() or image_id not in self._datastore.objects:
+            if not folder.is_dir():
+                self._fetch(image_id, folder)
+            with tempfile.TemporaryDirectory() as work:
+                written = str(Path(work) / file.name)
+                sitk.WriteImage(read_series(folder), written)
+                LocalDatastore.add_image(self, image_id, written, self._dicom_info(image_id))
+        return os.path.realpath(file)
+
+    def _fetch(self, series: str, folder: Path) -> None:
+        """Download a series whole or not at all."""
+        info = self._series(series)
+        part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
+        try:
+            self._download(str(info.StudyInstanceUID), series, part)
+            if not any(part.iterdir()):
+                raise HTTPException(502, f"The DICOM store lists series {series} but returns no instances of it")
+            if not folder.is_dir():  # another process may have been faster
+                part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _download(self, study: str, series: str, folder: Path) -> None:
+        try:
+            dicom_web_download_series(study, series, str(folder), self._client, self._fetch_by_frame)
+        except requests.RequestException as e:
+            raise HTTPException(502, f"The DICOM store at {self._client.base_url} does not deliver: {e}") from e
+
+    def _series(self, uid: str) -> Dataset:
+        found = [s for s in self._search({"SeriesInstanceUID": uid}) if str(s.SeriesInstanceUID) == uid]
+        if not found:
+            raise HTTPException(404, f"The DICOM store has no series {uid}")
+        if str(found[0].get("Modality", "")) == "SEG":
+            raise HTTPException(400, f"Series {uid} is a segmentation, not an image")
+        return found[0]
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        raise HTTPException(405, "Images come from the DICOM store: send the series there, not to this server")
+
+    def remove_image(self, image_id: str) -> None:
+        raise HTTPException(405, "Images belong to the DICOM store: delete the series there")
+
+    # --- labels -----------------------------------------------------------------------------------------------------
+
+    def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
+        """The image's tags; ``final`` as the store has it, where labels also come and go without this server."""
+        tags = [tag for tag in LocalDatastore.get_labels_by_image_id(self, image_id) if tag != _FINAL]
+        return dict.fromkeys([*tags, _FINAL] if image_id in self._newest() else tags, image_id)
+
+    def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
+        """Path of a label as NIfTI on the image's grid, '' for none. An image's final label is its newest SEG.
+
+        Args:
+            label_id: the image's series, or that of a final label's SEG.
+            label_tag: ``final`` or another tag, whose labels are only in the cache.
+            image_id: the image's series; MONAI Label's own datastore asks for it.
+        """
+        self._check_uid(label_id)
+        self._check_tag(label_tag)
+        if label_tag != _FINAL:
+            return LocalDatastore.get_label_uri(self, label_id, label_tag)
+        newest = self._newest()
+        seg = newest.get(image_id or label_id) or next((s for s in newest.values() if s.series == label_id), None)
+        if seg is None:
+            return ""
+        image = self.get_image_uri(seg.image)
+        cached = self._datastore.label(seg.image, _FINAL)
+        if not cached or cached.info.get("SeriesInstanceUID") != seg.series:
+            self._cache_label(seg.image, self._read_label(seg, image), seg.series, list(seg.labels))
+        return LocalDatastore.get_label_uri(self, seg.image, _FINAL)
+
+    def _read_label(self, seg: _Seg, image: str) -> sitk.Image:
+        with tempfile.TemporaryDirectory() as work:
+            self._download(seg.study, seg.series, Path(work))
+            files = list(Path(work).iterdir())
+            try:
+                if len(files) != 1:
+                    raise ValueError(f"it has {len(files)} instances, one is read")
+                return read_seg(pydicom.dcmread(files[0]), sitk.ReadImage(image), self._labels)
+            except ValueError as e:
+                raise HTTPException(422, f"Segmentation {seg.series} cannot be read: {e}") from e
+
+    def _cache_label(self, image_id: str, label: sitk.Image, series: str, names: list[str]) -> None:
+        info = {"SeriesInstanceUID": series, "label_info": [{"name": n, "idx": self._labels.get(n)} for n in names]}
+        with tempfile.TemporaryDirectory() as work:
+            written = str(Path(work) / f"{image_id}.nii.gz")
+            sitk.WriteImage(label, written)
+            LocalDatastore.save_label(self, image_id, written, _FINAL, info)
+
+    def save_label(
+        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
+    ) -> str:
+        """Save a label map; one tagged ``final`` also as a new SEG series in the store.
+
+        Args:
+            image_id: the image's series.
+            label_filename: NIfTI, NRRD, or the bare voxels (``.bin``).
+            label_tag: ``final`` or another one, which stays in the cache.
+            label_info: ``label_info`` names the values, as 3D Slicer sends it: the n-th entry that of value n. The
+                model's ``params.label_names`` do too. Without either the served labels must be unambiguous.
+            label_id: not used; MONAI Label passes it.
+
+        Returns:
+            the image's series.
+
+        Raises:
+            HTTPException: 400 and 422 for what cannot be saved, 404 for an unknown series, 502 when the store refuses.
+        """
+        image_file = self.get_image_uri(image_id)
+        self._check_tag(label_tag)
+        if label_tag != _FINAL:
+            return LocalDatastore.save_label(self, image_id, label_filename, label_tag, label_info)
+        image = sitk.ReadImage(image_file)
+        label = self._on_grid(label_filename, image, image_file)
+        values = sitk.GetArrayFromImage(label)
+        present = [int(v) for v in np.unique(values) if v]
+        if not present:
+            raise HTTPException(422, "The label is empty; a DICOM segmentation needs at least one voxel")
+        names = self._names(present, label_info or {})
+        numbers = {label_key(name): number for name, number in self._labels.items()}
+        unknown = [n for n in names.values() if label_key(n) not in numbers]
+        if len(unknown) == len(names):
+            raise HTTPException(422, f"{', '.join(unknown)}: none is a label of this app ({', '.join(self._labels)})")
+        if unknown:
+            logger.warning("In the segmentation, but not in training: %s", ", ".join(unknown))
+        training = np.zeros_like(values)
+        for value, name in names.items():
+            training[values == value] = numbers.get(label_key(name), 0)
+        label_for_training = sitk.GetImageFromArray(training)
+        label_for_training.CopyInformation(image)
+
+        series = self._store(label, names, image_id, str((label_info or {}).get("model") or "MONAI Label"))
+        self._listings.clear()
+        self._cache_label(image_id, label_for_training, series, list(names.values()))
+        return image_id
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        self._check_uid(label_id)
+        self._check_tag(label_tag)
+        if label_tag == _FINAL:
+            raise HTTPException(405, "Final labels belong to the DICOM store: delete the SEG series there")
+        LocalDatastore.remove_label(self, label_id, label_tag)
+
+    def _on_grid(self, file: str, image: sitk.Image, image_file: str) -> sitk.Image:
+        """A label file as uint8 on the image's grid."""
+        unpacked = binary_to_image(image_file, file) if file.endswith(".bin") else ""
+        try:
+            label = sitk.ReadImage(unpacked or file)
+        except RuntimeError as e:
+            raise HTTPException(400, f"The label is no image file that is read here (NIfTI, NRRD): {e}") from e
+        finally:
+            if unpacked:
+                os.unlink(unpacked)
+        if label.GetNumberOfComponentsPerPixel() != 1:
+            raise HTTPException(400, "The label has overlapping segments (several values a voxel); save a label map")
+        if image.GetDimension() == 2 and label.GetDimension() == 3 and label.GetSize()[2] == 1:
+            label = label[:, :, 0]
+        if label.GetDimension() != image.GetDimension():
+            raise HTTPException(
+                400, f"The label has {label.GetDimension()} dimensions, its image {image.GetDimension()}"
+            )
+        values = sitk.GetArrayViewFromImage(label)
+        if values.min() < 0 or values.max() > 255 or np.any(values != np.rint(values)):
+            raise HTTPException(400, "A label's values are whole numbers from 0 to 255")
+        label = sitk.Cast(label, sitk.sitkUInt8)
+        if not _same_grid(label, image):
+            if label.GetDimension() == 2 and label.GetSize() == image.GetSize():
+                label.CopyInformation(image)  # a projection's pixels have no place in the patient
+            else:
+                logger.warning("The label of %s has another grid than its image and is resampled", image_file)
+                label = sitk.Resample(label, image, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+        return label
+
+    def _names(self, present: list[int], info: dict[str, Any]) -> dict[int, str]:
+        """Name of each value that occurs."""
+        listed = [e for e in info.get("label_info") or [] if isinstance(e, dict) and e.get("name")]
+        by_place = {place: str(e["name"]) for place, e in enumerate(listed, 1)}
+        by_number = {int(e["idx"]): str(e["name"]) for e in listed if str(e.get("idx", "")).isdigit()}
+        # Slicer's idx also counts the segments that it leaves out, its values do not: the place is right. Others send
+        # the value itself, recognised by its order or where the place does not reach.
+        numbers = list(by_number)
+        if len(numbers) == len(listed) and (numbers != sorted(numbers) or max(present) > len(listed)):
+            names = by_number
+        else:
+            names = by_place
+        model = (info.get("params") or {}).get("label_names") or {}
+        names = names or {int(v): str(n) for n, v in model.items()}
+        if not names:
+            for name, value in self._labels.items():
+                if value in names and value in present:
+                    raise HTTPException(
+                        400, f"Value {value} could be {names[value]} or {name}: name the values in label_info"
+                    )
+                names[value] = name
+        missing = [v for v in present if v not in names]
+        if missing:
+            raise HTTPException(400, f"The label has values {missing} without a name; label_info names {names}")
+        return {v: names[v] for v in present}
+
+    def _store(self, label: sitk.Image, names: dict[int, str], image_id: str, creator: str) -> str:
+        """Upload a label map as SEG; returns its series."""
+        with tempfile.TemporaryDirectory() as work:
+            path = Path(work) / "seg.dcm"
+            try:
+                write_seg(label, names, Path(self._datastore.image_path()) / image_id, path, creator)
+            except RuntimeError as e:
+                raise HTTPException(422, str(e)) from e
+            seg = pydicom.dcmread(path)
+            answer = self._ask("store_instances", [seg])
+            if answer.get("FailedSOPSequence"):
+                raise HTTPException(502, f"The DICOM store does not take the segmentation: {answer.FailedSOPSequence}")
+            return str(seg.SeriesInstanceUID)
+
+    # --- requests that are no requests ------------------------------------------------------------------------------
+
+    @staticmethod
+    def _check_uid(uid: str) -> None:
+        """UIDs become file names, so nothing else may come through."""
+        if len(uid) > 64 or not re.fullmatch(r"\d+(\.\d+)*", uid):
+            raise HTTPException(400, f"{uid!r} is no DICOM UID; images are named by their Series Instance UID")
+
+    @staticmethod
+    def _check_tag(tag: str) -> None:
+        if not _TAG.fullmatch(str(getattr(tag, "value", tag))):
+            raise HTTPException(400, f"{tag!r} is no tag; use letters, digits, - and _")
+
+
+def read_series(folder: Path) -> sitk.Image:
+    """A series' instances as one image: a volume, or 2-D and bright where it is dense for a projection.
+
+    Args:
+        folder: with the instances, and nothing else.
+
+    Raises:
+        HTTPException: 422 with the reason where they are no regular volume.
+    """
+    headers = {file: pydicom.dcmread(file, stop_before_pixels=True) for file in sorted(folder.iterdir())}
+    first = next(iter(headers.values()))
+    if len(headers) == 1:
+        image = sitk.ReadImage(str(next(iter(headers))), imageIO="GDCMImageIO")
+        if image.GetNumberOfComponentsPerPixel() != 1:
+            raise HTTPException(422, "The series is a colour image; grey values are read")
+        if "ImagePositionPatient" not in first and image.GetSize()[2:] == (1,):
+            image = image[:, :, 0]  # ITK has turned MONOCHROME1 round
+        return image
+    files = _in_order(headers)
+    reader = sitk.ImageSeriesReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileNames([str(f) for f in files])
+    return reader.Execute()
+
+
+def _in_order(headers: dict[Path, Dataset]) -> list[Path]:
+    """Files of a volume's slices, along rows × columns."""
+    try:
+        planes = {(tuple(np.round([float(v) for v in h.ImageOrientationPatient], 4)), h.Rows, h.Columns)
+                  for h in headers.values()}  # fmt: skip
+        places = {f: np.array(h.ImagePositionPatient, float) for f, h in headers.items()}
+    except AttributeError as e:
+        raise HTTPException(
+            422, f"The series is no volume: {len(headers)} instances, and not all have a position"
+        ) from e
+    if len(planes) > 1:
+        raise HTTPException(422, "The series is no volume: its slices differ in orientation or size (a scout in it?)")
+    ((orientation, _, _),) = planes
+    normal = np.cross(orientation[:3], orientation[3:])
+    files = sorted(headers, key=lambda f: places[f] @ normal)
+    steps = np.diff([places[f] for f in files], axis=0)
+    gaps = steps @ normal
+    if gaps.min() < 1e-3:
+        raise HTTPException(422, "The series has several images at one position (a time series?); send one of them")
+    if gaps.max() - gaps.min() > 0.1 * np.median(gaps):
+        raise HTTPException(
+            422, f"The series' slices lie {gaps.min():.2f} to {gaps.max():.2f} mm apart: some may be missing"
+        )
+    if np.linalg.norm(steps - np.outer(gaps, normal), axis=1).max() > 0.1 * np.median(gaps):
+        raise HTTPException(422, "The series' slices are shifted against each other (gantry tilt); resample it first")
+    return files
+
+
+def _same_grid(a: sitk.Image, b: sitk.Image) -> bool:
+    return (
+        a.GetSize() == b.GetSize()
+        and np.allclose(a.GetSpacing(), b.GetSpacing(), rtol=1e-3)
+        and np.allclose(a.GetOrigin(), b.GetOrigin(), atol=1e-2 * min(b.GetSpacing()))
+        and np.allclose(a.GetDirection(), b.GetDirection(), atol=1e-3)
+    )

@@ -1,0 +1,4 @@
+from .automatic import AutomaticTask
+from .prompted import PromptedTask
+
+__all__ = ["AutomaticTask", "PromptedTask"]

@@ -1,0 +1,83 @@
+"""Automatic segmentation of an image with the bundle's trained weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from fastapi import HTTPException
+from monai.transforms import SqueezeDimd
+from monailabel.interfaces.tasks.infer_v2 import InferType
+from monailabel.tasks.infer.bundle import BundleInferTask
+
+from lib.served_model import COMPUTING, ServedModel
+
+__all__ = ["AutomaticTask"]
+
+
+class AutomaticTask(BundleInferTask):
+    """MONAI Label's own task for a bundle, with the server's shared network.
+
+    What differs: a bundle without a trained model is offered as soon as it has one; weights that do not fit are refused
+    instead of served as far as they go; other versions may be chosen by ``model_filename``, and no other file; volumes
+    are announced as 3-D though the network works on slices; the mask of a 2-D image is 2-D.
+
+    Args:
+        model: the bundle.
+    """
+
+    def __init__(self, model: ServedModel) -> None:
+        self.model = model
+        self.valid = False
+        self.description = model.metadata["description"]
+        self._prepare()
+
+    def _prepare(self) -> None:
+        if self.valid or not self.model.trained:
+            return
+        super().__init__(str(self.model.path), {}, type=InferType.SEGMENTATION)
+        self.network = None  # MONAI Label's own copy; the shared one is used
+        self.labels = self.model.labels
+        self.dimension = self.model.dimension
+
+    def is_valid(self) -> bool:
+        self._prepare()
+        return self.model.trained
+
+    def config(self) -> dict[str, Any]:
+        return {**self._config, "model_filename": self.model.versions()}
+
+    def __call__(self, request: dict[str, Any], callbacks: dict | None = None) -> tuple[str | None, dict[str, Any]]:
+        self.model.checkpoint(_filename(request))
+        self._prepare()
+        # class numbers fit a byte; what clients ask for goes before
+        return super().__call__({"result_dtype": "uint8", **request}, callbacks)
+
+    def _get_network(self, device: str, data: dict[str, Any] | None) -> torch.nn.Module:
+        return self.model.network(device, _filename(data or {}))
+
+    def run_inferer(self, data: dict[str, Any], convert_to_batch: bool = True, device: str = "cpu") -> dict[str, Any]:
+        with COMPUTING:
+            try:
+                return super().run_inferer(data, convert_to_batch, device)
+            except torch.OutOfMemoryError:
+                self.model.free_memory()
+            # a slice at a time, which any GPU that can train has room for
+            self.bundle_config["inferer"]["batch_size"] = 1
+            self.bundle_config.parse(reset=True)
+            try:
+                return super().run_inferer(data, convert_to_batch, device)
+            except torch.OutOfMemoryError as err:
+                self.model.free_memory()
+                raise HTTPException(
+                    503, f"The GPU has no memory left for {self.model.name}: wait until others are done, or choose cpu."
+                ) from err
+
+    def post_transforms(self, data: dict[str, Any] | None = None) -> list:
+        transforms = list(super().post_transforms(data))
+        return transforms if self.model.dimension == 3 else [*transforms, SqueezeDimd(keys=self.key_pred, dim=0)]
+
+
+def _filename(request: dict[str, Any]) -> str | None:
+    chosen = request.get("model_filename")
+    return chosen[0] if isinstance(chosen, list) and chosen else chosen or None

@@ -1,0 +1,33 @@
+"""Names that come from clients and become parts of paths."""
+
+from __future__ import annotations
+
+from fastapi import HTTPException
+
+__all__ = ["plain_name"]
+
+_LONGEST = 200  # bytes; file systems take 255, and suffixes and times are added
+
+
+def plain_name(name: str, what: str) -> str:
+    """A name that is safe as a file's name: no separators, not hidden, no control characters, not too long.
+
+    Args:
+        name: from a client.
+        what: is named, for the error: "image id", "tag".
+
+    Raises:
+        HTTPException: 400 when it is not plain.
+    """
+    if (
+        not name.strip()
+        or name.startswith(".")
+        or any(c in "/\\" or not c.isprintable() for c in name)
+        or len(name.encode("utf-8", "replace")) > _LONGEST
+    ):
+        raise HTTPException(
+            400,
+            f"{what} {name[:_LONGEST]!r}: it must be a plain name, that is not empty, not starting with a dot, without "
+            f"/ and \\, of at most {_LONGEST} bytes.",
+        )
+    return name

@@ -1,0 +1,77 @@
+"""Dice and HD95 between two label files, by class name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.metrics import compute_dice, compute_hausdorff_distance
+
+from lib.images import read_grid, read_values
+from lib.served_model import COMPUTING
+
+__all__ = ["MEASURES", "compare_labels"]
+
+MEASURES = ("dice", "hd95")
+_MARGIN = 2  # voxels kept around what is labelled, so that its surface is what it is in the whole image
+
+Scores = dict[str, dict[str, float | None]]
+
+
+def compare_labels(
+    proposal: str | Path, label: str | Path, classes: Mapping[str, int], measures: Sequence[str] = MEASURES
+) -> Scores:
+    """How well a proposal agrees with the label that an annotator made of it.
+
+    Args:
+        proposal: file of class numbers.
+        label: file of class numbers, on the same grid.
+        classes: class number by name, without the background.
+        measures: ``dice``, ``hd95`` or both.
+
+    Returns:
+        for each measure its value by class name. ``hd95``: the larger of the two directed 95th percentiles of the
+        distances between the surfaces, in mm (pixels where the file is a picture). None where a measure has no value:
+        Dice of a class that both lack, HD95 of one that either lacks.
+
+    Raises:
+        ValueError: different shapes.
+    """
+    grid = read_grid(label)
+    files = [read_values(path) for path in (proposal, label)]
+    if files[0].shape != files[1].shape:
+        raise ValueError(f"{proposal} has the shape {files[0].shape}, {label} {files[1].shape}; they must be equal.")
+    spacing = np.ones(3) if grid.affine is None else np.linalg.norm(grid.affine[:3, :3], axis=0)
+    scores: Scores = {measure: {} for measure in measures}
+    for name, number in classes.items():
+        masks = [values == number for values in files]
+        present = [bool(mask.any()) for mask in masks]
+        pair = [torch.from_numpy(mask)[None, None] for mask in _cropped(masks)]
+        with COMPUTING:
+            if "dice" in measures:
+                dice = float(compute_dice(*pair, include_background=True, ignore_empty=False)) if any(present) else None
+                scores["dice"][name] = dice
+            if "hd95" in measures:
+                scores["hd95"][name] = (
+                    float(
+                        compute_hausdorff_distance(
+                            *pair, include_background=True, percentile=95, spacing=spacing[: pair[0].ndim - 2].tolist()
+                        )
+                    )
+                    if all(present)
+                    else None
+                )
+    return scores
+
+
+def _cropped(masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The part of both masks that holds all of them: an organ in a CT is compared in the organ's time."""
+    box = []
+    for axis in range(masks[0].ndim):
+        others = tuple(a for a in range(masks[0].ndim) if a != axis)
+        where = np.flatnonzero(masks[0].any(axis=others) | masks[1].any(axis=others))
+        first, last = (where[0], where[-1] + 1) if len(where) else (0, 1)
+        box.append(slice(max(first - _MARGIN, 0), last + _MARGIN))
+    return [mask[tuple(box)] for mask in masks]

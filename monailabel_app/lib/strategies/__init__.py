@@ -1,0 +1,3 @@
+from .factory import build_strategies, start_background_scoring
+
+__all__ = ["build_strategies", "start_background_scoring"]

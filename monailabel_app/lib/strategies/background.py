@@ -1,0 +1,87 @@
+"""Scores computed before they are asked for."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from monailabel.interfaces.datastore import Datastore
+
+from lib.strategies.image_scores import KINDS, ImageScores, pool
+
+__all__ = ["BackgroundScoring"]
+
+logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 5.0  # between looks for new images and new weights
+
+
+class BackgroundScoring:
+    """One daemon thread that keeps scores up to date, and makes way for requests between two batches of slices.
+
+    Only bundles that are asked for are scored, because the images of a store are seldom those of all bundles. The first
+    counts as asked for.
+
+    Args:
+        scores: by bundle.
+    """
+
+    def __init__(self, scores: Mapping[str, ImageScores]) -> None:
+        self.scores = scores
+        self.wanted = list(scores)[:1]
+        self._stop = threading.Event()
+        self._requests = 0
+        self._count = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def paused_for(self, bundle: str) -> Iterator[None]:
+        """While a request needs this bundle's scores and computes for itself."""
+        with self._count:
+            self._requests += 1
+            if bundle not in self.wanted:
+                self.wanted.append(bundle)
+        try:
+            yield
+        finally:
+            with self._count:
+                self._requests -= 1
+
+    def start(self, datastore: Datastore) -> None:
+        """Begin, in the server and not in a process that trains."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, args=(datastore,), name="scoring", daemon=True)
+            self._thread.start()
+            # a thread that computes while the interpreter shuts down would crash it
+            atexit.register(self.stop)
+
+    def stop(self) -> None:
+        """End with the batch in work."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            atexit.unregister(self.stop)
+
+    def _give_up(self) -> bool:
+        return self._stop.is_set() or self._requests > 0
+
+    def _run(self, datastore: Datastore) -> None:
+        while not self._stop.is_set():
+            done = True
+            try:
+                for bundle in list(self.wanted):
+                    done = self._update(self.scores[bundle], datastore) and done
+            except Exception:  # a store that cannot be reached, or changes while it is listed: try again
+                logger.warning("Images could not be scored; trying again.", exc_info=True)
+            self._stop.wait(_LOOK_SECONDS if done else 0.1)
+
+    def _update(self, scores: ImageScores, datastore: Datastore) -> bool:
+        unlabelled, labelled = pool(datastore.get_unlabeled_images()), pool(datastore.get_labeled_images())
+        for kind in KINDS:
+            images = [*labelled, *unlabelled] if kind == "embedding" else unlabelled
+            if not scores.compute(images, kind, datastore, self._give_up):
+                return False
+        return True

@@ -1,0 +1,58 @@
+"""The strategies of the app, which share their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.strategy import Strategy
+
+from lib.served_model import ServedModel
+from lib.strategies.background import BackgroundScoring
+from lib.strategies.image_scores import ImageScores
+from lib.strategies.tasks import (
+    DiversityStrategy,
+    FirstStrategy,
+    MixedStrategy,
+    RandomStrategy,
+    UncertaintyStrategy,
+)
+
+__all__ = ["build_strategies", "start_background_scoring"]
+
+
+def build_strategies(models: Mapping[str, ServedModel], store_dir: Path) -> dict[str, Strategy]:
+    """All strategies by the names that clients see.
+
+    Args:
+        models: by name; the first is the one by which images are chosen unless a request names another.
+        store_dir: folder for scores, made when there are any.
+    """
+    background = BackgroundScoring({name: ImageScores(model, store_dir / name) for name, model in models.items()})
+    strategies = [
+        RandomStrategy(),
+        FirstStrategy(),
+        UncertaintyStrategy("entropy", "Image whose segmentation has the highest entropy", background),
+        UncertaintyStrategy("disagreement", "Image segmented differently when it is altered a little", background),
+        DiversityStrategy(background),
+        MixedStrategy(background),
+    ]
+    return {strategy.name: strategy for strategy in strategies}
+
+
+def start_background_scoring(strategies: Mapping[str, Strategy], datastore: Datastore) -> Callable[[], None]:
+    """Keep the strategies' scores up to date, from now until the server ends.
+
+    To be called where the server starts (``on_init_complete``), which a process that trains does not come by.
+
+    Args:
+        strategies: by :func:`build_strategies`.
+        datastore: the app's.
+
+    Returns:
+        what ends it, at the latest after one batch of slices.
+    """
+    background = strategies["diversity"].background
+    background.start(datastore)
+    return background.stop

@@ -1,0 +1,82 @@
+"""Numbers computed from images, kept on disk."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from lib.served_model import image_key
+
+__all__ = ["ScoreStore"]
+
+logger = logging.getLogger(__name__)
+
+
+class ScoreStore:
+    """One JSON file an image: a value for each kind of score, the weights it was computed with, and of which file.
+
+    A value is forgotten when the image's file changes. Safe to use from several threads.
+
+    Args:
+        folder: made when the first value is put in.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._entries: dict[str, dict[str, Any]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, image: str, kind: str, version: str) -> Any | None:
+        """The value, None where there is none for these weights and the file as it is now."""
+        with self._lock:
+            entry = self._entry(image)
+        found = entry.get("scores", {}).get(kind)
+        if found is None or found["version"] != version:
+            return None
+        try:
+            return found["value"] if image_key(entry["path"]) == entry["file"] else None
+        except OSError:  # the file is gone
+            return None
+
+    def put(self, image: str, path: str, kind: str, version: str, value: Any) -> None:
+        """Keep a value, in place of one of other weights.
+
+        Args:
+            image: its id in the datastore.
+            path: its file or folder.
+            kind: name of the score.
+            version: of the weights.
+            value: what JSON can hold.
+        """
+        with self._lock:
+            entry = self._entry(image)
+            file = image_key(path)
+            scores = entry.get("scores", {}) if entry.get("file") == file else {}
+            scores = {**scores, kind: {"version": version, "value": value}}
+            self._entries[image] = {"path": str(path), "file": file, "scores": scores}
+            self.folder.mkdir(parents=True, exist_ok=True)
+            target = self._path(image)
+            temporary = target.with_name(f".{target.name}.{os.getpid()}")
+            temporary.write_text(json.dumps(self._entries[image]))
+            os.replace(temporary, target)
+
+    def _path(self, image: str) -> Path:
+        return self.folder / f"{quote(image, safe='')}.json"
+
+    def _entry(self, image: str) -> dict[str, Any]:
+        if image not in self._entries:
+            path = self._path(image)
+            try:
+                content = json.loads(path.read_text()) if path.is_file() else {}
+                if not isinstance(content, dict):
+                    raise ValueError("no object in it")
+            except (OSError, ValueError) as err:
+                logger.warning("%s cannot be read (%s); its scores are computed again.", path, err)
+                content = {}
+            self._entries[image] = content
+        return self._entries[image]

@@ -1,0 +1,3 @@
+from .retrain import RetrainTask
+
+__all__ = ["RetrainTask"]

@@ -1,0 +1,88 @@
+"""How to train on the labels there are, be it one or a hundred."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["FewShot", "few_shot_settings", "hold_back"]
+
+# (labels at least, optimizer steps, warmup steps, labels held back)
+_TABLE = (
+    (1, 120, 20, 0),
+    (2, 160, 20, 0),
+    (3, 240, 30, 0),
+    (6, 300, 30, 1),
+    (10, 300, 30, 2),
+    (20, 400, 50, 4),
+    (50, 800, 50, 8),
+)
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """Settings of one training.
+
+    Args:
+        steps: optimizer steps, after which training ends at the end of an epoch.
+        warmup: of these, with a rising rate.
+        held_back: labels kept out of training to score the result with.
+    """
+
+    steps: int
+    warmup: int
+    held_back: int
+
+    def epochs(self, steps_per_epoch: int) -> int:
+        """Whole epochs that make up the steps."""
+        return max(1, math.ceil(self.steps / steps_per_epoch))
+
+
+def few_shot_settings(labels: int, replaces: bool) -> FewShot:
+    """Settings for a number of labels.
+
+    With few labels each is worth more in training than in scoring, and a first model replaces nothing: all are learnt
+    from. A model that would replace another has to be scored, so from two labels on one is held back.
+
+    Args:
+        labels: number of labelled cases.
+        replaces: there is a trained model in use.
+
+    Raises:
+        ValueError: no label.
+    """
+    if labels < 1:
+        raise ValueError("no usable label yet: submit at least one, then train.")
+    _, steps, warmup, held_back = [row for row in _TABLE if row[0] <= labels][-1]
+    if replaces and labels > 1:
+        held_back = max(1, held_back)
+    return FewShot(steps, warmup, held_back)
+
+
+def hold_back(cases: Sequence[str], number: int, learnt: Sequence[str], held_before: Sequence[str]) -> list[str]:
+    """Choose the cases to score with, whose labels neither the new nor the served model has learnt from if possible.
+
+    What was held back stays so; new ones are taken from the labels that came since, so that the comparison of the
+    served with the new model is fair. The choice depends on the arguments only, not on their order.
+
+    Args:
+        cases: names of all labelled cases.
+        number: how many are wanted; at most all but one are taken.
+        learnt: cases that the served model has learnt from.
+        held_before: cases held back from it.
+
+    Returns:
+        Names, sorted.
+    """
+    number = min(number, len(cases) - 1)
+    held = sorted(c for c in cases if c in held_before)
+    # by checksum: names in order often go by scanner or date
+    fresh = sorted((c for c in cases if c not in learnt and c not in held), key=_checksum)
+    known = sorted((c for c in cases if c in learnt and c not in held), key=_checksum)
+    return sorted([*held, *fresh, *known][:number])
+
+
+def _checksum(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()

@@ -1,0 +1,204 @@
+"""Training on the labels that annotators have submitted, with the bundle's own config."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monailabel.interfaces.datastore import Datastore
+from monailabel.tasks.train.bundle import BundleTrainTask
+from monailabel.utils.others.generic import device_list, name_to_device, strtobool
+
+from lib.served_model import ServedModel
+from lib.trainers.few_shot import FewShot, few_shot_settings, hold_back
+from lib.trainers.stats import StatsFile, read_stats
+from lib.versions import Version, Versions
+from medsaga.bundle.errors import root_cause
+from medsaga.networks import load_weights
+
+__all__ = ["RetrainTask"]
+
+logger = logging.getLogger(__name__)
+
+Case = dict[str, str]
+
+# tried one after the other when a GPU's memory is not enough (docs/checkpointing.md); the first is the bundle's own
+_LEANER: tuple[dict[str, Any], ...] = (
+    {},
+    {"checkpointing": "blocks"},
+    {"checkpointing": "least"},
+    {"checkpointing": "least", "offload": True, "batch_size": 1},
+)
+
+
+class RetrainTask(BundleTrainTask):
+    """MONAI Label's task for a bundle's training, made for few labels and for a model that is in use.
+
+    It starts from the served weights, or from published ones. The result is scored on labels held back from it, next to
+    the served model on the same labels, and takes its place only if it is not worse. Every result is kept as a version.
+    Until then nothing of the served model is touched, so a training may be stopped or killed at any time.
+
+    Request parameters: ``device``; ``pretrained``: start from the served weights (else from published ones);
+    ``max_epochs``: 0 chooses by the number of labels.
+
+    Args:
+        model: the bundle.
+    """
+
+    def __init__(self, model: ServedModel) -> None:
+        super().__init__(str(model.path), {}, load_strict=True)
+        self.model = model
+        self.work_dir = model.path / "output" / "monailabel"
+
+    def config(self) -> dict[str, Any]:
+        return {"device": device_list(), "pretrained": True, "max_epochs": 0}
+
+    def stats(self) -> dict[str, Any]:
+        return read_stats(self.work_dir / "stats.json")
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """
+        Returns:
+            The version made, and whether it is served now.
+
+        Raises:
+            ValueError: no usable label.
+            torch.OutOfMemoryError: also the leanest setting needs more memory than there is.
+        """
+        request = {**self.config(), **request}
+        device = name_to_device(request["device"][0] if isinstance(request["device"], list) else request["device"])
+        overrides = self._overrides(device, strtobool(request["pretrained"]))
+        cases = self._usable(self._fetch_datalist(request, datastore), overrides)
+        versions = Versions(self.model.models_dir)
+        served = versions.served()
+        learnt = served.trained_on if served else []
+        settings = few_shot_settings(len(cases), replaces=self.model.trained)
+        held_back = hold_back(list(cases), settings.held_back, learnt, served.held_back if served else [])
+        train = [case for name, case in cases.items() if name not in held_back]
+        overrides["train#dataset#data"] = train
+        overrides["validate#dataset#data"] = [cases[name] for name in held_back]
+        logger.info(
+            "%s: training on %d labels, %d held back (%s)", self.model.name, len(train), len(held_back), held_back
+        )
+
+        for leaner in _LEANER:
+            try:
+                return self._train({**overrides, **leaner}, settings, int(request["max_epochs"] or 0), cases, held_back)
+            except torch.OutOfMemoryError as err:
+                failure = err
+            gc.collect()
+            torch.cuda.empty_cache()
+            logger.warning("%s: not enough GPU memory with %s, trying less", self.model.name, leaner or "its settings")
+        raise failure
+
+    def _overrides(self, device: str, from_served: bool) -> dict[str, Any]:
+        """What differs from the bundle's own training."""
+        overrides: dict[str, Any] = {
+            "bundle_root": str(self.model.path),
+            "device": device,
+            "output_dir": str(self.work_dir),
+            "model_path": str(self.work_dir / "candidate.pt"),
+            "num_slices": None,
+            "num_workers": 0,
+            "resume": False,
+            "patience": None,
+        }
+        if from_served and self.model.trained:
+            overrides["weights"] = str(self.model.checkpoint())
+        return overrides
+
+    def _usable(self, datalist: list[Case], overrides: dict[str, Any]) -> dict[str, Case]:
+        """Labelled cases by name, preprocessed into the slice cache; those that cannot be learnt from are named."""
+        cases = {}
+        for case in sorted(datalist, key=lambda c: c["image"]):
+            try:
+                self._dataset([case], overrides)
+            except Exception as err:
+                logger.warning("%s: left out of training. %s", Path(case["label"]).name, root_cause(err))
+                continue
+            cases[Path(case["image"]).name] = case
+        return cases
+
+    def _dataset(self, cases: list[Case], overrides: dict[str, Any]) -> Any:
+        parser = ConfigParser()
+        parser.read_config(self.bundle_config_path)
+        parser.update({**overrides, "train#dataset#data": cases})
+        return parser.get_parsed_content("train#dataset")
+
+    def _train(
+        self,
+        overrides: dict[str, Any],
+        settings: FewShot,
+        max_epochs: int,
+        cases: dict[str, Case],
+        held_back: list[str],
+    ) -> dict[str, Any]:
+        batch_size = overrides.get("batch_size") or self.bundle_config["batch_size"]
+        slices = len(self._dataset(overrides["train#dataset#data"], overrides))
+        epochs = max_epochs or settings.epochs(-(-slices // batch_size))
+        workflow = ConfigWorkflow(
+            config_file=self.bundle_config_path,
+            meta_file=self.bundle_metadata_path,
+            logging_file=False,
+            workflow_type=None,
+            run_id="training",
+            **overrides,
+            # scored once, at its end: chosen among epochs by the held-back labels, it would look better than it is
+            **{"train#trainer#max_epochs": epochs, "val_interval": epochs, "warmup_steps": settings.warmup},
+        )
+        workflow.initialize()
+        content = workflow.parser.get_parsed_content
+        trainer, evaluator, network = content("train#trainer"), content("validate#evaluator"), content("network")
+        versions = Versions(self.model.models_dir)
+        stats = StatsFile(self.work_dir / "stats.json", trainer, evaluator, self._served_score(versions))
+        workflow.run()
+
+        score = served_score = None
+        if held_back:
+            key = evaluator.state.key_metric_name
+            score = float(evaluator.state.metrics[key])
+            if self.model.trained:
+                load_weights(network, self.model.checkpoint())
+                evaluator.run()
+                served_score = float(evaluator.state.metrics[key])
+        serve, why = _verdict(score, served_score, self.model.trained)
+        before = versions.served()
+        trained_on = {name for name in cases if name not in held_back} | set(before.trained_on if before else [])
+        version = versions.add(
+            self.work_dir / "candidate.pt",
+            Version(
+                file="",
+                made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                score=score,
+                served_score=served_score,
+                trained_on=sorted(trained_on),
+                held_back=held_back,
+                note=why,
+            ),
+            serve,
+        )
+        message = f"{version.file}: {why}"
+        logger.info("%s: %s", self.model.name, message)
+        stats.write(best_metric=(score if serve else served_score) or 0, message=message)
+        workflow.finalize()
+        return {"version": version.file, "served": serve, "score": score, "served_score": served_score, "why": why}
+
+    @staticmethod
+    def _served_score(versions: Versions) -> float | None:
+        served = versions.served()
+        return served.score if served else None
+
+
+def _verdict(score: float | None, served_score: float | None, replaces: bool) -> tuple[bool, str]:
+    """Whether to serve new weights, and why."""
+    if not replaces:
+        return True, "served, as the first model" + ("" if score is None else f", Dice {score:.3f} on held-back labels")
+    if score is None or served_score is None:
+        return False, "kept but not served: no label was left to compare it with the served model; submit another one"
+    compared = f"Dice {score:.3f} against {served_score:.3f} of the served model on held-back labels"
+    return (True, f"served: {compared}") if score >= served_score else (False, f"kept but not served: {compared}")

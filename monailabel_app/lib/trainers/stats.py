@@ -1,0 +1,61 @@
+"""What clients show while a model trains."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from monailabel.tasks.train.handler import prepare_stats
+
+__all__ = ["StatsFile", "read_stats"]
+
+
+class StatsFile:
+    """Ignite handler that leaves progress and scores in a file, which the server reads in another process.
+
+    Its keys are MONAI Label's: ``epoch``, ``total_epochs``, ``current_time`` while training and ``total_time`` after,
+    ``best_metric`` (mean Dice of the served model on held-back cases), ``train`` and ``eval`` with all metrics.
+
+    Args:
+        path: the file, written under a temporary name and renamed.
+        trainer: MONAI trainer.
+        evaluator: MONAI evaluator.
+        served_score: ``best_metric`` until there is another.
+    """
+
+    def __init__(self, path: Path, trainer: Engine, evaluator: Engine, served_score: float | None) -> None:
+        self.path = Path(path)
+        self.start = time.time()
+        self.trainer = trainer
+        self.evaluator = evaluator
+        self.served_score = served_score
+        trainer.add_event_handler(Events.STARTED, lambda: self.write())
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: self.write())
+
+    def write(self, **more: Any) -> None:
+        """Write the state of now.
+
+        Args:
+            more: further entries, and others in place of MONAI Label's.
+        """
+        stats = prepare_stats(self.start, self.trainer, self.evaluator)
+        stats["best_metric"] = self.served_score or 0
+        if "message" not in more:  # not the end yet, whatever the epoch: scoring follows
+            stats.pop("total_time", None)
+        write_json(self.path, {**stats, **more})
+
+
+def read_stats(path: Path) -> dict[str, Any]:
+    """The file's content, empty where there has been no training."""
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.writing")
+    temporary.write_text(json.dumps(content, indent=2, default=float) + "\n")
+    os.replace(temporary, path)

@@ -1,0 +1,142 @@
+"""Weights that are served, and all that were: kept with their scores, replaced whole, brought back by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+from filelock import FileLock
+
+__all__ = ["Version", "Versions"]
+
+
+@dataclass
+class Version:
+    """One set of weights.
+
+    Args:
+        file: its name in the bundle's ``models`` folder, ``model_v3.pt``.
+        made: time, ISO 8601.
+        score: mean Dice over classes and held-back cases, None where there were none.
+        served_score: the same of the weights that were served when it was made, on the same cases.
+        trained_on: names of the cases it learnt from, those of the versions it started from included.
+        held_back: names of the cases it was scored on.
+        note: how it came to be, for people.
+    """
+
+    file: str
+    made: str
+    score: float | None = None
+    served_score: float | None = None
+    trained_on: list[str] = field(default_factory=list)
+    held_back: list[str] = field(default_factory=list)
+    note: str = ""
+
+
+class Versions:
+    """The ``models`` folder of a bundle: ``model.pt`` is served, ``model_v1.pt``, ``model_v2.pt``, ... are kept.
+
+    What each is stands in ``versions.json``. All files are written under a temporary name and renamed, so a server
+    that reads meanwhile, and one that is killed meanwhile, find either the old or the new.
+
+    Args:
+        models_dir: the folder.
+    """
+
+    def __init__(self, models_dir: Path) -> None:
+        self.models_dir = Path(models_dir)
+        self.models_dir.mkdir(parents=True, exist_ok=True)
+        self.served_file = self.models_dir / "model.pt"
+        self._index = self.models_dir / "versions.json"
+        self._lock = FileLock(self.models_dir / ".versions.lock")
+
+    def list(self) -> list[Version]:
+        """All versions, the oldest first."""
+        if not self._index.is_file():
+            return []
+        return [Version(**entry) for entry in json.loads(self._index.read_text())]
+
+    def served(self) -> Version | None:
+        """The version that is served; None where ``model.pt`` is absent or was put there by other means."""
+        return next((v for v in self.list() if _same(self.models_dir / v.file, self.served_file)), None)
+
+    def add(self, weights: Path, version_of: Version, serve: bool) -> Version:
+        """Keep new weights, and serve them.
+
+        Weights that are served but were put there by other means (a training on the command line) become a version
+        first, so that they can be brought back.
+
+        Args:
+            weights: file of the new weights; it is moved.
+            version_of: what is known of them; its ``file`` is chosen here.
+            serve: replace the served weights.
+
+        Returns:
+            The version as it is kept.
+
+        Raises:
+            OSError: the disk is full; what was served is untouched.
+        """
+        with self._lock:
+            versions = self.list()
+            if self.served_file.is_file() and self.served() is None:
+                made = datetime.fromtimestamp(self.served_file.stat().st_mtime, timezone.utc)
+                found = Version(_next_name(versions), made.isoformat(timespec="seconds"), note="found in models/")
+                _place(self.served_file, self.models_dir / found.file)
+                versions.append(found)
+            version = Version(**{**asdict(version_of), "file": _next_name(versions)})
+            _place(weights, self.models_dir / version.file)
+            self._write([*versions, version])
+            weights.unlink(missing_ok=True)
+            if serve:
+                _place(self.models_dir / version.file, self.served_file)
+        return version
+
+    def serve(self, file: str) -> Version:
+        """Bring a version back.
+
+        Raises:
+            ValueError: with the known names, when there is none of this name.
+        """
+        with self._lock:
+            known = {v.file: v for v in self.list()}
+            if file not in known or not (self.models_dir / file).is_file():
+                raise ValueError(f"{self.models_dir} has no version {file!r}, only {', '.join(known) or 'none'}.")
+            _place(self.models_dir / file, self.served_file)
+            return known[file]
+
+    def _write(self, versions: list[Version]) -> None:
+        temporary = self._index.with_name(f".{self._index.name}.writing")
+        temporary.write_text(json.dumps([asdict(v) for v in versions], indent=2) + "\n")
+        os.replace(temporary, self._index)
+
+
+def _next_name(versions: list[Version]) -> str:
+    numbers = [int(m[1]) for v in versions if (m := re.fullmatch(r"model_v(\d+)\.pt", v.file))]
+    return f"model_v{max(numbers, default=0) + 1}.pt"
+
+
+def _place(source: Path, target: Path) -> None:
+    """Put a file's content under another name, at once; linked where the file system can, so it takes no room."""
+    temporary = target.with_name(f".{target.name}.writing")
+    temporary.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copy2(source, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _same(first: Path, second: Path) -> bool:
+    if not (first.is_file() and second.is_file()):
+        return False
+    a, b = first.stat(), second.stat()
+    return (a.st_size, a.st_mtime_ns) == (b.st_size, b.st_mtime_ns)

@@ -1,0 +1,217 @@
+"""The MONAI Label app: bundles served to annotators in OHIF and 3D Slicer, and retrained from their labels."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from dicomweb_client.session_utils import create_session_from_user_pass
+from fastapi import HTTPException
+from lib.datastore import CheckedDatastore
+from lib.dicom import DicomDatastore, search_filter
+from lib.infers import AutomaticTask, PromptedTask
+from lib.scoring import DiceScore, HausdorffScore, score_submission
+from lib.served_model import ServedModel, find_bundles
+from lib.sessions import SafeSessions
+from lib.strategies import build_strategies, start_background_scoring
+from lib.trainers import RetrainTask
+from monailabel.config import settings
+from monailabel.datastore.dicom import DICOMwebClientX
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+
+from medsaga.bundle.errors import root_cause
+
+logger = logging.getLogger(__name__)
+
+BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
+
+# itkimage2segimage, which writes DICOM SEG, is installed beside Python; MONAI Label looks for it on the PATH
+os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)
+
+
+class MedsagaApp(MONAILabelApp):
+    """Serves bundles: for each an automatic model ``NAME``, a promptable one ``NAME_prompt`` and a training ``NAME``.
+
+    Args:
+        app_dir: this folder.
+        studies: folder of images, or address of a DICOMweb store.
+        conf: ``models``: ``all`` (default), or names and folders of bundles, separated by commas.
+
+    Raises:
+        ValueError: ``models`` names no bundle.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        self.models = {path.name: ServedModel(path) for path in find_bundles(conf.get("models", "all"), BUNDLES)}
+        super().__init__(
+            app_dir=app_dir,
+            studies=studies,
+            conf=conf,
+            name="medsaga",
+            description="Segment Anything fine-tuned from your own labels",
+            version="1.0",
+            labels=list(dict.fromkeys(label for model in self.models.values() for label in model.labels)),
+        )
+        self._auto_update_scoring = False  # a label is scored as it comes in, see on_save_label
+        for model in self.models.values():
+            state = "has a trained model" if model.trained else "has no trained model yet: prompts, then train"
+            logger.info("%s: %s", model.name, state)
+
+    # --- what MONAI Label asks for ----------------------------------------------------------------------------------
+
+    def init_datastore(self) -> Datastore:
+        if self.studies.startswith(("http://", "https://")):
+            return super().init_datastore()
+        return CheckedDatastore(
+            self.studies,
+            models=self.models,
+            extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
+            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
+            read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
+        )
+
+    def _init_dicomweb_datastore(self) -> Datastore:
+        self._download_dcmqi_tools()
+        user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
+        client = DICOMwebClientX(
+            url=self.studies,
+            session=create_session_from_user_pass(user, password) if user and password else None,
+            qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
+            wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
+            stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
+        )
+        return DicomDatastore(
+            client=client,
+            search_filter=search_filter(),
+            cache_path=settings.MONAI_LABEL_DICOMWEB_CACHE_PATH.strip() or None,
+            fetch_by_frame=settings.MONAI_LABEL_DICOMWEB_FETCH_BY_FRAME,
+            convert_to_nifti=settings.MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI,
+            labels={name: index for model in self.models.values() for name, index in model.labels.items()},
+        )
+
+    def init_infers(self) -> dict[str, InferTask]:
+        automatic = {name: AutomaticTask(model) for name, model in self.models.items()}
+        return {**automatic, **{f"{name}_prompt": PromptedTask(model) for name, model in self.models.items()}}
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        return {name: RetrainTask(model) for name, model in self.models.items()}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        return build_strategies(self.models, self._private_dir)
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        return {"dice": DiceScore(self.models), "hd95": HausdorffScore(self.models)}
+
+    def _load_sessions(self, load: bool = False) -> SafeSessions | None:
+        return SafeSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY) if load else None
+
+    def on_init_complete(self) -> None:
+        """The server, and no training process, has started."""
+        # uploads and results lie here until they are answered: a folder that holds nothing else, so that a request can
+        # name no other file of this machine
+        self._uploads = tempfile.TemporaryDirectory(prefix="medsaga-")
+        tempfile.tempdir = self._uploads.name
+        super().on_init_complete()
+        start_background_scoring(self._strategies, self.datastore())
+
+    @property
+    def _private_dir(self) -> Path:
+        return Path(self._datastore._datastore_path) / ".medsaga"
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Segment an image of the datastore, of a session or of the request itself.
+
+        The automatic mask of an image without a final label is kept under the tag ``original``, to be compared with the
+        label that the annotator makes of it.
+
+        Raises:
+            HTTPException: 404 for an unknown model or image, 409 where a model has to be trained first, 422 for an
+                image that cannot be segmented.
+        """
+        task = _known(self._infers, request.get("model"), "model")
+        datastore = datastore or self.datastore()
+        image_id = request["image"]
+        uploaded = self._is_uploaded(image_id)
+        path = image_id if uploaded else datastore.get_image_uri(image_id)
+        if not path or not os.path.exists(path):
+            raise HTTPException(404, f"There is no image {image_id!r}.")
+        try:
+            written, result = task({**request, "image": path, "description": task.description})
+        except HTTPException:
+            raise
+        except Exception as err:
+            logger.exception("%s on %s", request["model"], image_id)
+            raise HTTPException(422, f"{request['model']} cannot segment {image_id}. {root_cause(err)}") from err
+
+        answer = {"label": written, "tag": DefaultLabelTag.ORIGINAL, "file": written, "params": result}
+        proposal = isinstance(task, AutomaticTask) and not datastore.get_label_by_image_id(image_id, "final")
+        if written and not uploaded and (request.get("save_label") or proposal):
+            version = task.model.version(request.get("model_filename"))
+            answer["label"] = datastore.save_label(
+                image_id,
+                written,
+                request.get("label_tag", DefaultLabelTag.ORIGINAL),
+                {"model": request["model"], "version": version, "params": result},
+            )
+        return answer
+
+    def _is_uploaded(self, image: str) -> bool:
+        """Whether a path is of a file that this server has received."""
+        path = Path(image)
+        roots = [Path(self._sessions.store_path)] if self._sessions else []
+        if tempfile.tempdir:
+            roots.append(Path(tempfile.tempdir))
+        return path.is_absolute() and any(root.resolve() in path.resolve().parents for root in roots)
+
+    def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        _known(self._infers, request.get("model"), "model")
+        # MONAI Label deals images out to GPUs, which fails where there are none
+        if torch.cuda.device_count() < 2:
+            request = {**request, "multi_gpu": False}
+        return super().batch_infer(request, datastore)
+
+    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
+        _known(self._strategies, request.get("strategy") or "random", "strategy")
+        return super().next_sample(request)
+
+    def scoring(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        _known(self._scoring_methods, request.get("method"), "scoring method")
+        return super().scoring(request, datastore)
+
+    def train(self, request: dict[str, Any]) -> dict[str, Any]:
+        _known(self._trainers, request.get("model"), "training")
+        return super().train(request)
+
+    def bundle_path(self, model: str | None) -> str | None:
+        """Called before any background task is started, here also to refuse one for an unknown model."""
+        if model is not None:
+            _known({**self._trainers, **self._infers}, model, "model")
+        return super().bundle_path(model)
+
+    def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
+        super().on_save_label(image_id, label_id)
+        datastore = self.datastore()
+        report = datastore.last_save() if isinstance(datastore, CheckedDatastore) else {}
+        threading.Thread(
+            target=score_submission, args=(datastore, image_id, self.models), name="score", daemon=True
+        ).start()
+        return report
+
+
+def _known(tasks: dict[str, Any], name: str | None, what: str) -> Any:
+    if name not in tasks:
+        raise HTTPException(404, f"There is no {what} {name!r}; known are {', '.join(sorted(tasks))}.")
+    return tasks[name]

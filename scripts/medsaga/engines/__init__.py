@@ -1,0 +1,3 @@
+from .prompted_batch import PreparePromptedBatch
+
+__all__ = ["PreparePromptedBatch"]
