@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from dicomweb_client.session_utils import create_session_from_user_pass
 from fastapi import HTTPException
+from lib.auth import accept_signed_tokens
 from lib.datastore import CheckedDatastore
 from lib.dicom import DicomDatastore, search_filter
 from lib.infers import AutomaticTask, PromptedTask
+from lib.ohif import add_submit_button
 from lib.scoring import DiceScore, HausdorffScore, score_submission
 from lib.served_model import ServedModel, find_bundles
-from lib.sessions import SafeSessions
+from lib.sessions import SafeSessions, remove_left_uploads
 from lib.strategies import build_strategies, start_background_scoring
 from lib.trainers import RetrainTask
 from monailabel.config import settings
@@ -36,12 +38,23 @@ logger = logging.getLogger(__name__)
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 
+# OpenMP's threads wait for each other in a busy loop. Where the server or a viewer needs the same cores, a training
+# then takes 25 s a step instead of 2 (2 cores, 4 other processes). This is for the trainings started here; for the
+# server itself it has to be set before it starts, as `make serve` does.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # itkimage2segimage, which writes DICOM SEG, is installed beside Python; MONAI Label looks for it on the PATH
 os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)
 
 
+add_submit_button()
+accept_signed_tokens()
+
+
 class MedsagaApp(MONAILabelApp):
-    """Serves bundles: for each an automatic model ``NAME``, a promptable one ``NAME_prompt`` and a training ``NAME``.
+    """Serves bundles: for each an automatic model ``NAME``, promptable ones and a training ``NAME``.
+
+    ``NAME_prompt`` segments the slice that is clicked on, ``NAME_propagate`` follows the object through the volume.
 
     Args:
         app_dir: this folder.
@@ -101,8 +114,13 @@ class MedsagaApp(MONAILabelApp):
         )
 
     def init_infers(self) -> dict[str, InferTask]:
-        automatic = {name: AutomaticTask(model) for name, model in self.models.items()}
-        return {**automatic, **{f"{name}_prompt": PromptedTask(model) for name, model in self.models.items()}}
+        tasks: dict[str, InferTask] = {}
+        for name, model in self.models.items():
+            tasks[name] = AutomaticTask(model)
+            tasks[f"{name}_prompt"] = PromptedTask(model)
+            if model.dimension == 3:
+                tasks[f"{name}_propagate"] = PromptedTask(model, propagate=True)
+        return tasks
 
     def init_trainers(self) -> dict[str, TrainTask]:
         return {name: RetrainTask(model) for name, model in self.models.items()}
@@ -124,6 +142,11 @@ class MedsagaApp(MONAILabelApp):
         tempfile.tempdir = self._uploads.name
         super().on_init_complete()
         start_background_scoring(self._strategies, self.datastore())
+
+    def cleanup_sessions(self) -> None:
+        """Called every five minutes."""
+        super().cleanup_sessions()
+        remove_left_uploads(self._uploads.name)
 
     @property
     def _private_dir(self) -> Path:
@@ -157,15 +180,18 @@ class MedsagaApp(MONAILabelApp):
             raise HTTPException(422, f"{request['model']} cannot segment {image_id}. {root_cause(err)}") from err
 
         answer = {"label": written, "tag": DefaultLabelTag.ORIGINAL, "file": written, "params": result}
+        wanted = bool(request.get("save_label"))
         proposal = isinstance(task, AutomaticTask) and not datastore.get_label_by_image_id(image_id, "final")
-        if written and not uploaded and (request.get("save_label") or proposal):
+        if written and not uploaded and (wanted or proposal):
+            tag = request.get("label_tag", DefaultLabelTag.ORIGINAL) if wanted else DefaultLabelTag.ORIGINAL
             version = task.model.version(request.get("model_filename"))
-            answer["label"] = datastore.save_label(
-                image_id,
-                written,
-                request.get("label_tag", DefaultLabelTag.ORIGINAL),
-                {"model": request["model"], "version": version, "params": result},
-            )
+            info = {"model": request["model"], "version": version, "params": result}
+            try:
+                answer["label"] = datastore.save_label(image_id, written, tag, info)
+            except HTTPException as err:
+                if wanted:
+                    raise
+                logger.warning("the proposal for %s is not kept: %s", image_id, err.detail)
         return answer
 
     def _is_uploaded(self, image: str) -> bool:
@@ -205,9 +231,10 @@ class MedsagaApp(MONAILabelApp):
         super().on_save_label(image_id, label_id)
         datastore = self.datastore()
         report = datastore.last_save() if isinstance(datastore, CheckedDatastore) else {}
-        threading.Thread(
-            target=score_submission, args=(datastore, image_id, self.models), name="score", daemon=True
-        ).start()
+        if report.get("tag", DefaultLabelTag.FINAL.value) == DefaultLabelTag.FINAL.value:
+            threading.Thread(
+                target=score_submission, args=(datastore, image_id, self.models), name="score", daemon=True
+            ).start()
         return report
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import filecmp
+import glob
 import json
 import logging
 import os
@@ -155,7 +156,7 @@ class CheckedDatastore(LocalDatastore):
             raise HTTPException(422, f"{image_id}: {err}.") from err
 
     def remove_image(self, image_id: str) -> None:
-        """Remove an image, its labels and their history."""
+        """Remove an image, its labels and their history, and what strategies know of it."""
         with enough_disk("the list of images"), self._locked():
             self._init_from_datastore_file()
             entry = self._object(image_id)
@@ -164,6 +165,7 @@ class CheckedDatastore(LocalDatastore):
             # the time is followed by what _keep adds: an image named like another with a suffix keeps its own
             history = re.compile(re.escape(image_id) + r"\.\d{19}\.\d{8}T\d{6}Z\..*")
             files += [file for file in self.private.glob("history/*/*") if history.fullmatch(file.name)]
+            files += self.private.glob(f"*/{glob.escape(image_id)}.json")  # what strategies know of it
             with self._recording({key: v for key, v in self._datastore.objects.items() if key != image_id}):
                 for file in files:
                     file.unlink(missing_ok=True)
@@ -346,7 +348,7 @@ class CheckedDatastore(LocalDatastore):
             HTTPException: 404 when there is none of this image and tag.
         """
         name = self._filename(label_id, self._label(label_id, label_tag).ext)
-        return str(os.path.realpath(self._label_path(label_tag, name)))
+        return str(os.path.realpath(self._label_path(_tag(label_tag), name)))
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         return dict(self._label(label_id, label_tag).info)
@@ -370,6 +372,17 @@ class CheckedDatastore(LocalDatastore):
         tag = _tag(label_tag or DefaultLabelTag.FINAL)
         return [key for key, entry in self._datastore.objects.items() if tag not in entry.labels]
 
+    def get_dataset_archive(self, limit_cases: int | None) -> str:
+        """A zip file of the labelled images and their labels.
+
+        Raises:
+            HTTPException: 404 when there is no label in use, 507 without space.
+        """
+        if not self.get_labeled_images():
+            raise HTTPException(404, "There is no labelled image to download yet.")
+        with enough_disk("the archive"):
+            return super().get_dataset_archive(limit_cases)
+
     # --- names and paths --------------------------------------------------------------------------------------------
 
     def _object(self, image_id: str) -> ImageLabelModel:
@@ -388,7 +401,7 @@ class CheckedDatastore(LocalDatastore):
         return Path(self._datastore.image_path()) / name
 
     def _label_path(self, tag: str, name: str) -> Path:
-        return Path(self._datastore.label_path(_tag(tag))) / name
+        return Path(self._datastore.label_path(tag)) / name
 
     def _to_id(self, file: str) -> tuple[str, str]:
         known = sorted((pattern.replace("*", "") for pattern in self._extensions), key=len, reverse=True)
@@ -466,7 +479,7 @@ class CheckedDatastore(LocalDatastore):
                 if key not in objects:
                     objects[key] = ImageLabelModel(image=self._data(key, ext))
             for folder in Path(self._datastore.label_path(None)).iterdir():
-                if folder.is_dir():
+                if folder.is_dir() and not folder.name.startswith("."):
                     for key, ext in self._found(folder):
                         if key in objects and folder.name not in objects[key].labels:
                             labels = {**objects[key].labels, folder.name: self._data(key, ext)}

@@ -37,6 +37,7 @@ from .dicom_seg import label_key, read_seg, segment_names, write_seg
 __all__ = ["DicomDatastore", "read_series", "search_filter"]
 
 logger = logging.getLogger(__name__)
+logging.getLogger("dicomweb_client").setLevel(logging.WARNING)  # it logs each request to the store
 
 _LISTING_SECONDS = 5.0  # for which a listing of the DICOM store is believed: /info is asked for before each inference
 _TAG = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -334,7 +335,12 @@ class DicomDatastore(DICOMWebDatastore):
 
     def _on_grid(self, file: str, image: sitk.Image, image_file: str) -> sitk.Image:
         """A label file as uint8 on the image's grid."""
-        unpacked = binary_to_image(image_file, file) if file.endswith(".bin") else ""
+        unpacked = ""
+        if file.endswith(".bin"):
+            try:
+                unpacked = binary_to_image(image_file, file)
+            except ValueError as e:  # numpy's, of a shape that does not fit
+                raise HTTPException(400, f"The label has another number of voxels than its image: {e}") from e
         try:
             label = sitk.ReadImage(unpacked or file)
         except RuntimeError as e:

@@ -73,8 +73,6 @@ def write_seg(label: sitk.Image, names: dict[int, str], series_dir: Path, path: 
         "ContentCreatorName": "MONAI^Label",
         "ContentLabel": "SEGMENTATION",
         "ContentDescription": "Segmentation made with MONAI Label",
-        "ClinicalTrialSeriesID": "Session1",
-        "ClinicalTrialTimePointID": "1",
         "SeriesDescription": f"Segmentation: {', '.join(names[v] for v in values)}"[:64],
         "SeriesNumber": "300",
         "InstanceNumber": "1",
@@ -97,6 +95,8 @@ def write_seg(label: sitk.Image, names: dict[int, str], series_dir: Path, path: 
         seg = pydicom.dcmread(work / "seg.dcm")
         if planar:
             _remove_position(seg)
+        for name in [e.keyword for e in seg if e.keyword.startswith("ClinicalTrial")]:
+            delattr(seg, name)  # dcmqi fills them in, but this is no trial
         # dcmqi counts in seconds, too coarse to tell which of two segmentations is the newer one
         now = datetime.now()
         seg.ContentDate = seg.SeriesDate = now.strftime("%Y%m%d")
@@ -230,3 +230,4 @@ def _remove_position(seg: pydicom.Dataset) -> None:
             content = groups.FrameContentSequence[0]
             content.DimensionIndexValues = [np.atleast_1d(content.DimensionIndexValues).tolist()[0]]
     seg.DimensionIndexSequence = seg.DimensionIndexSequence[:1]
+    seg.PatientOrientation = ""  # to be there, though empty, where there is no orientation of the plane

@@ -14,7 +14,7 @@ from monai.data.utils import to_affine_nd
 from monai.transforms import LoadImage
 from PIL import Image
 
-__all__ = ["PICTURES", "Grid", "check_image", "is_nifti", "max_image_bytes", "read_grid", "read_values"]
+__all__ = ["PICTURES", "Grid", "check_image", "is_nifti", "max_image_bytes", "read_grid", "read_values", "reason"]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")  # without a place in space
 
@@ -107,6 +107,12 @@ def read_values(path: str | Path) -> np.ndarray:
     return np.asarray(itk.imread(path)).T
 
 
+def reason(error: Exception) -> str:
+    """What a library says of a file it cannot read, in one line: ITK's errors have many, the last says most."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip().rstrip(".") if lines else type(error).__name__
+
+
 def check_image(path: str | Path) -> Grid:
     """Read an image file to its end, in little memory where the format allows.
 
@@ -126,8 +132,7 @@ def check_image(path: str | Path) -> Grid:
         else:
             itk.imread(str(path))
     except Exception as err:
-        reason = (str(err).strip().splitlines() or [type(err).__name__])[-1]
-        raise ValueError(f"it cannot be read as an image, or not to its end: {reason}") from err
+        raise ValueError(f"it cannot be read as an image, or not to its end: {reason(err)}") from err
     if grid.rank not in (2, 3) or 0 in grid.shape:
         raise ValueError(f"it has the shape {grid.shape}; expected a 2-D image or one volume")
     if grid.rank == 3 and grid.channels != 1:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
 from fastapi import HTTPException
 from PIL import Image
 
-from lib.images import PICTURES, Grid, check_image, read_grid, read_values
+from lib.images import PICTURES, Grid, read_grid, read_values, reason
 from lib.served_model import ServedModel
 
 __all__ = ["CheckedLabel", "check_label", "write_label"]
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -126,17 +128,8 @@ def _read(path: Path, image: Grid, name: str) -> tuple[np.ndarray, bool]:
             f"{name}: a segmentation with layers (.seg.nrrd); expected one class number for each voxel. In Slicer's "
             "settings, MONAI Label, set the file extension to .nii.gz.",
         )
-    try:
-        grid = check_image(path)
-        values = read_values(path)
-    except ValueError as err:
-        raise HTTPException(422, f"{name}: {err}.") from err
-    as_is = not str(path).lower().endswith(PICTURES) or Image.open(path).mode in ("L", "I;16")  # others read a palette
-    if grid.channels == 3 and values.shape[-1] == 3 and (values == values[..., :1]).all():
-        values, as_is = values[..., 0], False  # a mask drawn in a paint program
-    elif grid.channels != 1:
-        raise HTTPException(422, f"{name}: {grid.channels} channels; expected one class number for each voxel.")
-    if grid.shape[: grid.rank] != image.shape[: image.rank] or grid.rank != image.rank:
+    grid = _readable(read_grid, path, name)
+    if grid.rank != image.rank or grid.shape[: grid.rank] != image.shape[: image.rank]:
         raise HTTPException(422, f"{name}: it has the shape {grid.shape}, its image {image.shape}; they must be equal.")
     apart = image.voxels_apart(grid)
     if not apart <= 0.5:
@@ -145,13 +138,34 @@ def _read(path: Path, image: Grid, name: str) -> tuple[np.ndarray, bool]:
             f"{name}: by its header it lies up to {apart:.1f} voxels away from its image; give both the same affine "
             "(origin, spacing and directions).",
         )
+    values = _readable(read_values, path, name)
+    as_is = not str(path).lower().endswith(PICTURES) or _plain_grey(path)
+    if grid.channels == 3 and values.shape[-1] == 3 and (values == values[..., :1]).all():
+        values, as_is = values[..., 0], False  # a mask drawn in a paint program
+    elif grid.channels != 1:
+        raise HTTPException(422, f"{name}: {grid.channels} channels; expected one class number for each voxel.")
     as_is = as_is and grid.shape == image.shape and (grid.affine is None) == (image.affine is None)
     return values.reshape(image.shape), as_is
 
 
+def _plain_grey(path: Path) -> bool:
+    """Whether all readers see the same in a picture: of a palette some return the colours."""
+    with Image.open(path) as picture:
+        return picture.mode in ("L", "I;16")
+
+
+def _readable(read: Callable[[Path], _T], path: Path, name: str) -> _T:
+    try:
+        return read(path)
+    except Exception as err:
+        raise HTTPException(422, f"{name}: it cannot be read as an image, or not to its end: {reason(err)}.") from err
+
+
 def _class_numbers(raw: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Values as uint8, and how many voxels have each (256,), a slice at a time: a CT is checked in a CT's memory."""
-    values = np.empty(raw.shape, dtype=np.uint8)
+    if raw.dtype.kind not in "biuf":
+        raise HTTPException(422, f"{name}: values of type {raw.dtype}; expected class numbers.")
+    values = np.empty_like(raw, dtype=np.uint8, subok=False)  # in the order of the file's, which is faster
     counts = np.zeros(256, dtype=np.int64)
     for index in range(raw.shape[-1]):
         part = raw[..., index]

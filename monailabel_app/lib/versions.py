@@ -122,14 +122,10 @@ def _next_name(versions: list[Version]) -> str:
 
 
 def _place(source: Path, target: Path) -> None:
-    """Put a file's content under another name, at once; linked where the file system can, so it takes no room."""
+    """Copy a file, with its time, to another name at once. No link: who copies over one would change the other."""
     temporary = target.with_name(f".{target.name}.writing")
-    temporary.unlink(missing_ok=True)
     try:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copy2(source, temporary)
+        shutil.copy2(source, temporary)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from monai.data.utils import to_affine_nd
 from monai.transforms import Invertd
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.transform.writer import Writer
-from monailabel.utils.others.generic import device_list, name_to_device, strtobool
+from monailabel.utils.others.generic import device_list, name_to_device
 
 from lib.infers.prefetch import Prefetcher
 from lib.served_model import COMPUTING, ServedModel, image_key
@@ -33,24 +33,27 @@ class PromptedTask(InferTask):
     * ``roi``: a box, first and last voxel by axis: ``[i0, i1, j0, j1, k0, k1]``, in 2-D ``[i0, i1, j0, j1]``. In a
       volume it holds on each of its slices.
     * ``label``: name of the class that is meant. Without it, it is the class seen at the clicks.
-    * ``propagate``: follow the object to the slices that have no prompt.
 
     The answer is a mask of 0 and 1 on the grid of the image file.
 
     Args:
         model: the bundle.
+        propagate: follow the object from the prompted slices to the others. Clients then show the answer in place of
+            all that they had of the object, as a 3-D model's; otherwise in place of the slice that was clicked on.
     """
 
-    def __init__(self, model: ServedModel) -> None:
+    def __init__(self, model: ServedModel, propagate: bool = False) -> None:
         super().__init__(
             type=InferType.DEEPGROW,
             # OHIF takes negative clicks from the points of a label of this name
             labels={"background": 0, **model.labels},
-            dimension=model.dimension,
-            description=f"{model.metadata['name']}: points and boxes",
-            config={"device": device_list(), "propagate": False},
+            dimension=3 if propagate else 2,
+            description=f"{model.metadata['name']}: points and boxes, "
+            + ("through the volume" if propagate else "by slice"),
+            config={"device": device_list()},
         )
         self.model = model
+        self.propagate = propagate
         self.prefetcher = Prefetcher()
 
     def is_valid(self) -> bool:
@@ -87,9 +90,7 @@ class PromptedTask(InferTask):
             prompts = slice_prompts(request, image)
             prepared = time.time()
             try:
-                mask = slices.segment(
-                    prompts, self.model.labels.get(request.get("label")), strtobool(request["propagate"])
-                )
+                mask = slices.segment(prompts, self.model.labels.get(request.get("label")), self.propagate)
             except ValueError as err:
                 raise HTTPException(422, f"{self.model.name}_prompt: {err}") from err
             except torch.OutOfMemoryError as err:

@@ -15,7 +15,6 @@ from lib.served_model import COMPUTING
 __all__ = ["MEASURES", "compare_labels"]
 
 MEASURES = ("dice", "hd95")
-_MARGIN = 2  # voxels kept around what is labelled, so that its surface is what it is in the whole image
 
 Scores = dict[str, dict[str, float | None]]
 
@@ -73,5 +72,5 @@ def _cropped(masks: Sequence[np.ndarray]) -> list[np.ndarray]:
         others = tuple(a for a in range(masks[0].ndim) if a != axis)
         where = np.flatnonzero(masks[0].any(axis=others) | masks[1].any(axis=others))
         first, last = (where[0], where[-1] + 1) if len(where) else (0, 1)
-        box.append(slice(max(first - _MARGIN, 0), last + _MARGIN))
+        box.append(slice(first, last))
     return [mask[tuple(box)] for mask in masks]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from monailabel.interfaces.datastore import Datastore
@@ -22,8 +22,8 @@ _LOOK_SECONDS = 5.0  # between looks for new images and new weights
 class BackgroundScoring:
     """One daemon thread that keeps scores up to date, and makes way for requests between two batches of slices.
 
-    Only bundles that are asked for are scored, because the images of a store are seldom those of all bundles. The first
-    counts as asked for.
+    Only what is asked for is computed: the images of a store are seldom those of all bundles, and disagreement takes
+    several times as long as the rest. Embedding and entropy of the first bundle count as asked for.
 
     Args:
         scores: by bundle.
@@ -31,19 +31,18 @@ class BackgroundScoring:
 
     def __init__(self, scores: Mapping[str, ImageScores]) -> None:
         self.scores = scores
-        self.wanted = list(scores)[:1]
+        self.wanted = {bundle: {"embedding", "entropy"} for bundle in list(scores)[:1]}
         self._stop = threading.Event()
         self._requests = 0
         self._count = threading.Lock()
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def paused_for(self, bundle: str) -> Iterator[None]:
-        """While a request needs this bundle's scores and computes for itself."""
+    def paused_for(self, bundle: str, kinds: Iterable[str]) -> Iterator[None]:
+        """While a request needs these scores of a bundle and computes for itself; from then on they are kept."""
         with self._count:
             self._requests += 1
-            if bundle not in self.wanted:
-                self.wanted.append(bundle)
+            self.wanted.setdefault(bundle, set()).update(kinds)
         try:
             yield
         finally:
@@ -72,15 +71,15 @@ class BackgroundScoring:
         while not self._stop.is_set():
             done = True
             try:
-                for bundle in list(self.wanted):
-                    done = self._update(self.scores[bundle], datastore) and done
+                for bundle, kinds in list(self.wanted.items()):
+                    done = self._update(self.scores[bundle], kinds, datastore) and done
             except Exception:  # a store that cannot be reached, or changes while it is listed: try again
                 logger.warning("Images could not be scored; trying again.", exc_info=True)
             self._stop.wait(_LOOK_SECONDS if done else 0.1)
 
-    def _update(self, scores: ImageScores, datastore: Datastore) -> bool:
+    def _update(self, scores: ImageScores, kinds: set[str], datastore: Datastore) -> bool:
         unlabelled, labelled = pool(datastore.get_unlabeled_images()), pool(datastore.get_labeled_images())
-        for kind in KINDS:
+        for kind in (kind for kind in KINDS if kind in kinds):
             images = [*labelled, *unlabelled] if kind == "embedding" else unlabelled
             if not scores.compute(images, kind, datastore, self._give_up):
                 return False

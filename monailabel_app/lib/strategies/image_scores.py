@@ -27,8 +27,6 @@ KINDS = ("embedding", "entropy", "disagreement")
 # A store may be a hospital's archive. So many images at most, drawn by chance, are fetched, scored and compete.
 MAX_POOL = 500
 
-_EMBEDDED_SLICES = 16  # evenly spaced; their mean is nearly that of all
-
 _UNCERTAINTY = {"entropy": mean_entropy, "disagreement": disagreement}
 
 
@@ -57,6 +55,7 @@ class ImageScores:
         self.store = ScoreStore(folder)
         self._failed: set[tuple[str, str, str]] = set()  # image, kind, version
         self._unusable: set[tuple[str, str]] = set()  # kind, version
+        self._published: SamSegmenter | None = None
 
     def version(self, kind: str) -> str | None:
         """Names the weights by which a kind of score is computed now, None where there are none."""
@@ -124,8 +123,16 @@ class ImageScores:
 
     def _network(self, kind: str, version: str) -> tuple[SamSegmenter, str]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        published = kind == "embedding" and version.startswith(f"{self.model.pretrained}@")
-        return (self.model.sam_network(device) if published else self.model.network(device)), device
+        if kind != "embedding" or not version.startswith(f"{self.model.pretrained}@"):
+            return self.model.network(device), device
+        if self._published is None:
+            self._published = self.model.sam_network(device)
+            if self._published.image_size != self.model.image_size:
+                # for prompts it sees images larger than the bundle does, which takes a multiple of the time
+                self._published = SamSegmenter(
+                    self._published.encoder, self.model.image_size, self._published.num_classes, self.model.pretrained
+                )
+        return self._published.to(device).eval(), device
 
     def _score(
         self, network: SamSegmenter, device: str, path: str, kind: str, give_up: Callable[[], bool]
@@ -142,9 +149,9 @@ class ImageScores:
             return batch_by_batch
 
         size = network.image_size
-        # what the lock is held for must be short: a slice of a large image, many of small ones
-        batch_size = min(16, max(1, (512 // size) ** 2))
+        # what the lock is held for must be short: one slice, or a few where they are small
+        batch_size = min(4, max(1, (256 // size) ** 2))
         if kind == "embedding":
-            vector = image_embedding(polite(network.encode), image, size, batch_size, _EMBEDDED_SLICES)
+            vector = image_embedding(polite(network.encode), image, size, batch_size)
             return [round(x, 6) for x in vector.tolist()]
         return _UNCERTAINTY[kind](polite(network), image, size, batch_size)

@@ -95,11 +95,13 @@ class _Scored(_HandOut):
         name: by which clients ask for it.
         description: for clients.
         background: with the scores of all bundles.
+        kinds: of scores that it goes by.
     """
 
-    def __init__(self, name: str, description: str, background: BackgroundScoring) -> None:
+    def __init__(self, name: str, description: str, background: BackgroundScoring, kinds: Sequence[str]) -> None:
         super().__init__(name, description)
         self.background = background
+        self.kinds = kinds
 
     def choose(self, free: list[str], held: list[str], request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         bundle = request.get("model") or next(iter(self.background.scores))
@@ -107,7 +109,7 @@ class _Scored(_HandOut):
             known = ", ".join(self.background.scores)
             raise HTTPException(404, f"There is no model {bundle!r} to choose images by; known are {known}.")
         scores = self.background.scores[bundle]
-        with self.background.paused_for(bundle):
+        with self.background.paused_for(bundle, self.kinds):
             answer = self.rank(scores, pool(free), held, request, datastore)
         if answer is None:
             why = f"no image has been scored by {bundle} yet"
@@ -125,27 +127,16 @@ class DiversityStrategy(_Scored):
     """The image that differs most from the labelled ones and from those being labelled, by SAM's embedding."""
 
     def __init__(self, background: BackgroundScoring) -> None:
-        super().__init__("diversity", "Image most unlike the labelled ones", background)
+        super().__init__("diversity", "Image most unlike the labelled ones", background, ["embedding"])
 
     def rank(
         self, scores: ImageScores, images: list[str], held: list[str], request: dict[str, Any], datastore: Datastore
     ) -> dict[str, Any] | None:
-        centres = pool([*datastore.get_labeled_images(), *held])
-        known = _known(scores, {"embedding": [*centres, *images]}, request, datastore)["embedding"]
-        images, centres = ([i for i in group if i in known] for group in (images, centres))
-        if not images:
-            return None
-        embeddings = torch.tensor([known[i] for i in [*images, *centres]])
-        chosen = k_centre(embeddings, range(len(images), len(embeddings)), 1)[0]
-        return {"id": images[chosen], "strategy_used": "diversity", "scored": len(images)}
+        return _most_different(scores, images, held, request, datastore)
 
 
-class _NeedsTraining(DiversityStrategy):
+class _NeedsTraining(_Scored):
     """Goes by diversity as long as the bundle has no trained model."""
-
-    def __init__(self, name: str, description: str, background: BackgroundScoring) -> None:
-        super().__init__(background)
-        self.name, self.description = name, description
 
     def rank(
         self, scores: ImageScores, images: list[str], held: list[str], request: dict[str, Any], datastore: Datastore
@@ -158,7 +149,7 @@ class _NeedsTraining(DiversityStrategy):
         else:
             why = f"{self.name} needs a trained {scores.model.name}"
         if answer is None:
-            answer = super().rank(scores, images, held, request, datastore)
+            answer = _most_different(scores, images, held, request, datastore)
             answer = answer and {**answer, "why": why}
         return answer
 
@@ -178,6 +169,9 @@ class UncertaintyStrategy(_NeedsTraining):
         background: with the scores of all bundles.
     """
 
+    def __init__(self, name: str, description: str, background: BackgroundScoring) -> None:
+        super().__init__(name, description, background, ["embedding", name])
+
     def rank_trained(
         self, scores: ImageScores, images: list[str], held: list[str], request: dict[str, Any], datastore: Datastore
     ) -> dict[str, Any] | None:
@@ -192,7 +186,8 @@ class MixedStrategy(_NeedsTraining):
     """Of the quarter of images with the highest entropy the one that differs most from the labelled ones."""
 
     def __init__(self, background: BackgroundScoring) -> None:
-        super().__init__("mixed", "Uncertain image that is unlike the labelled ones", background)
+        description = "Uncertain image that is unlike the labelled ones"
+        super().__init__("mixed", description, background, ["embedding", "entropy"])
 
     def rank_trained(
         self, scores: ImageScores, images: list[str], held: list[str], request: dict[str, Any], datastore: Datastore
@@ -207,6 +202,20 @@ class MixedStrategy(_NeedsTraining):
         uncertainty = torch.tensor([entropy[i] for i in images] + [0.0] * len(centres))
         best = images[mixed(embeddings, uncertainty, range(len(images), len(embeddings)), 1)[0]]
         return {"id": best, "strategy_used": self.name, "score": entropy[best], "scored": len(images)}
+
+
+def _most_different(
+    scores: ImageScores, images: list[str], held: list[str], request: dict[str, Any], datastore: Datastore
+) -> dict[str, Any] | None:
+    """The answer of diversity, None where no image has an embedding."""
+    centres = pool([*datastore.get_labeled_images(), *held])
+    known = _known(scores, {"embedding": [*centres, *images]}, request, datastore)["embedding"]
+    images, centres = ([i for i in group if i in known] for group in (images, centres))
+    if not images:
+        return None
+    embeddings = torch.tensor([known[i] for i in [*images, *centres]])
+    chosen = k_centre(embeddings, range(len(images), len(embeddings)), 1)[0]
+    return {"id": images[chosen], "strategy_used": "diversity", "scored": len(images)}
 
 
 def _draw(images: Sequence[str], request: dict[str, Any]) -> str:

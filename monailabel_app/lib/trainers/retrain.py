@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
-from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.tasks.train.bundle import BundleTrainTask
 from monailabel.utils.others.generic import device_list, name_to_device, strtobool
 
@@ -73,7 +73,7 @@ class RetrainTask(BundleTrainTask):
         request = {**self.config(), **request}
         device = name_to_device(request["device"][0] if isinstance(request["device"], list) else request["device"])
         overrides = self._overrides(device, strtobool(request["pretrained"]))
-        cases = self._usable(self._fetch_datalist(request, datastore), overrides)
+        cases = self._usable(self._own(self._fetch_datalist(request, datastore), datastore), overrides)
         versions = Versions(self.model.models_dir)
         served = versions.served()
         learnt = served.trained_on if served else []
@@ -111,6 +111,15 @@ class RetrainTask(BundleTrainTask):
         if from_served and self.model.trained:
             overrides["weights"] = str(self.model.checkpoint())
         return overrides
+
+    def _own(self, datalist: list[Case], datastore: Datastore) -> list[Case]:
+        """Leave out labels that were submitted for other models' classes."""
+        others = set()
+        for image in datastore.get_labeled_images():
+            info = datastore.get_label_info(image, DefaultLabelTag.FINAL) or {}
+            if self.model.name not in info.get("models", [self.model.name]):
+                others.add(datastore.get_image_uri(image))
+        return [case for case in datalist if case["image"] not in others]
 
     def _usable(self, datalist: list[Case], overrides: dict[str, Any]) -> dict[str, Case]:
         """Labelled cases by name, preprocessed into the slice cache; those that cannot be learnt from are named."""

@@ -12,8 +12,8 @@ from medsaga.transforms import fit_square
 
 __all__ = ["MAX_SLICES", "image_area", "slice_batches"]
 
-# Neighbouring slices say nearly the same. So many, evenly spaced, bound the time of a long scan.
-MAX_SLICES = 64
+# Neighbouring slices say nearly the same. So many, evenly spaced, bound the time that a scan takes.
+MAX_SLICES = 16
 
 
 def slice_batches(

@@ -28,9 +28,11 @@ def _entropy(probabilities: torch.Tensor) -> torch.Tensor:
 def mean_entropy(
     network: Network, image: torch.Tensor, image_size: int, batch_size: int = 8, max_slices: int = MAX_SLICES
 ) -> float:
-    """Mean over pixels and slices of the entropy of the predicted classes.
+    """Entropy of the predicted classes, mean over all pixels, each counting by its probability of being foreground.
 
-    It is taken at the logits' resolution, over the image without its padding.
+    With p the classes' probabilities of a pixel, class 0 the background, and H their entropy, the score is
+    Σ (1 - p₀) H(p) / Σ (1 - p₀). Without the weight it says how much surface and background there is more than how
+    unsure the network is. It is taken at the logits' resolution, over the image without its padding.
 
     Args:
         network: (b, C, S, S) → class logits (b, k, m, m), without dropout.
@@ -40,7 +42,7 @@ def mean_entropy(
         max_slices: of a volume, evenly spaced.
 
     Returns:
-        between 0, certain everywhere, and 1, all classes equally likely everywhere.
+        between 0, certain of all it sees, and 1, all classes equally likely.
 
     Shape:
         - image: (C, H, W) or (C, H, W, D)
@@ -48,13 +50,12 @@ def mean_entropy(
     Source:
         Entropy sampling: Settles, Active Learning Literature Survey (2009), section 3.1, here of each pixel.
     """
-    total, count = 0.0, 0
+    mean = _WeightedMean()
     for batch in slice_batches(image, image_size, batch_size, max_slices):
-        entropy = _entropy(network(batch).float().softmax(dim=1))
-        entropy = entropy[:, image_area(tuple(image.shape[1:3]), image_size, entropy.shape[-1]).to(entropy.device)]
-        total += float(entropy.sum(dtype=torch.float64))
-        count += entropy.numel()
-    return total / count
+        probabilities = network(batch).float().softmax(dim=1)
+        inside = image_area(tuple(image.shape[1:3]), image_size, probabilities.shape[-1])
+        mean.add(_entropy(probabilities), 1 - probabilities[:, 0], inside)
+    return mean.value
 
 
 @torch.no_grad()
@@ -67,12 +68,13 @@ def disagreement(
     seed: int = 0,
     max_slices: int = MAX_SLICES,
 ) -> float:
-    """Mutual information between the predicted class and how the image was altered, mean over pixels and slices.
+    """Mutual information between the predicted class and how the image was altered, mean over all pixels.
 
     The image is seen as it is and ``passes - 1`` times turned by up to 11 degrees and with another gamma; each answer
-    is turned back. With p the classes' probabilities of a pixel and E the mean over the passes, the score is
+    is turned back. With p the classes' probabilities of a pixel and E the mean over the passes, the score of a pixel is
     H(E p) - E H(p): high where the answers are sure and contradict each other, zero where they agree, even in doubt.
-    There are no mirrored passes, because classes may be sides of the body.
+    Pixels count by their probability of being foreground, as in :func:`mean_entropy`. There are no mirrored passes,
+    because classes may be sides of the body.
 
     Args:
         network: (b, C, S, S) → class logits (b, k, m, m), without dropout.
@@ -94,25 +96,41 @@ def disagreement(
         Wang et al., arXiv 1807.07356.
     """
     views = [(0.0, 1.0), *_draw_views(passes - 1, seed)]
-    total, count = 0.0, 0
+    result = _WeightedMean()
     for batch in slice_batches(image, image_size, batch_size, max_slices):
         mean = entropy = 0.0
         seen = image_area(tuple(image.shape[1:3]), image_size, image_size).float()[None, None]
-        inside = torch.ones(())
+        inside = torch.ones((), dtype=torch.bool)
         for angle, gamma in views:
             altered = _rotate(batch, angle, "zeros").clamp(0, 1) ** gamma
             probabilities = network(altered).float().softmax(dim=1)
             probabilities = _rotate(probabilities, -angle, "border")
             mean = mean + probabilities / len(views)
             entropy = entropy + _entropy(probabilities) / len(views)
-            # corners that a turned image lost, and the padding
+            # without the corners that a turned image lost, and the padding
             visible = F.adaptive_avg_pool2d(_rotate(_rotate(seen, angle, "zeros"), -angle, "zeros"), mean.shape[-1])
-            inside = inside * (visible[0, 0] > 0.9)
-        information = (_entropy(mean) - entropy)[:, inside.bool().to(mean.device)]
-        total += float(information.sum(dtype=torch.float64))
-        count += information.numel()
-    # rounding may be below 0; of an image a pixel wide no pixel may stay in view
-    return max(0.0, total / max(1, count))
+            inside = inside & (visible[0, 0] > 0.9)
+        result.add(_entropy(mean) - entropy, 1 - mean[:, 0], inside)
+    return max(0.0, result.value)  # its rounding may be below 0
+
+
+class _WeightedMean:
+    """Mean of maps that come in batches."""
+
+    def __init__(self) -> None:
+        self.total = self.weight = 0.0
+
+    def add(self, values: torch.Tensor, weights: torch.Tensor, inside: torch.Tensor) -> None:
+        """Values and weights (b, m, m), where ``inside`` (m, m) is true."""
+        inside = inside.to(values.device)
+        values, weights = values[:, inside].double(), weights[:, inside].double()
+        self.total += float((values * weights).sum())
+        self.weight += float(weights.sum())
+
+    @property
+    def value(self) -> float:
+        """0 where there is no weight at all."""
+        return self.total / self.weight if self.weight > 0 else 0.0
 
 
 def _draw_views(number: int, seed: int) -> list[tuple[float, float]]:

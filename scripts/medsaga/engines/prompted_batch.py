@@ -105,7 +105,7 @@ def _box(mask: torch.Tensor) -> torch.Tensor:
     """The object's box with jitter, (4,) x0, y0, x1, y1 in pixels; a random one where there is no object."""
     size = mask.shape[-1]
     if not mask.any():
-        corners = (torch.rand(2, 2) * size).sort(dim=0).values
+        corners = (torch.rand(2, 2) * size - 0.5).sort(dim=0).values
         return torch.cat([corners[0], corners[1]])
     (r0, c0), (r1, c1) = generate_spatial_bounding_box(mask[None])
     edges = torch.tensor([c0, r0, c1, r1]) - 0.5  # pixel centres are whole numbers here, as in SAM's prompt encoder

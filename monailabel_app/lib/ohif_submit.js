@@ -1,0 +1,46 @@
+// Appended to OHIF's app-config.js (lib/ohif.py): a button in MONAI Label's panel that submits the label as it is drawn.
+// OHIF's own panel can ask for segmentations and train on labels, but has nothing to save one with.
+(() => {
+  const BUTTON = 'medsagaSubmit';
+  const say = (message, type) =>
+    window.services.uiNotificationService.show({ title: 'MONAI Label', message, type, duration: 6000 });
+
+  async function submit() {
+    const { segmentationService, viewportGridService, displaySetService } = window.services;
+    const volume = segmentationService.getLabelmapVolume('1');
+    const values = Uint8Array.from(volume?.voxelManager.getCompleteScalarDataArray() ?? []);
+    if (!values.some(value => value)) return say('Nothing is segmented yet', 'warning');
+    const { viewports, activeViewportId } = viewportGridService.getState();
+    const shown = displaySetService.getDisplaySetByUID(viewports.get(activeViewportId).displaySetInstanceUIDs[0]);
+    // value n is the n-th name
+    const { segments } = segmentationService.getSegmentation('1');
+    const names = Object.keys(segments).map(Number).sort((a, b) => a - b);
+    const form = new FormData();
+    form.append('params', JSON.stringify({ label_info: names.map(n => ({ name: segments[n].label, idx: n })) }));
+    form.append('label', new Blob([values]), 'label.bin');
+    const url = new URL('datastore/label', document.getElementById('monailabelServerURL').value);
+    url.searchParams.append('image', shown.SeriesInstanceUID);
+    const answer = await fetch(url, { method: 'PUT', body: form });
+    if (answer.ok) return say('Label submitted', 'success');
+    const { detail } = await answer.json().catch(() => ({}));
+    say(`Label not submitted: ${detail ?? answer.status}`, 'error');
+  }
+
+  function add() {
+    const panel = document.querySelector('.monaiLabelPanel');
+    if (!panel?.querySelector('.tabs') || document.getElementById(BUTTON)) return;
+    const button = document.createElement('button');
+    button.id = BUTTON;
+    button.className = 'actionButton';
+    button.textContent = 'Submit Label';
+    button.style.cssText = 'margin: 6px 0; padding: 2px 12px; font-size: 14px';
+    button.onclick = async () => {
+      button.disabled = true;
+      await submit().catch(error => say(`Label not submitted: ${error.message}`, 'error'));
+      button.disabled = false;
+    };
+    panel.querySelector('.settingsTable').after(button);
+  }
+
+  new MutationObserver(add).observe(document, { childList: true, subtree: true });
+})();

@@ -1,0 +1,267 @@
+"""The app's datastore against a real DICOM store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import requests
+import SimpleITK as sitk  # noqa: N813
+from fastapi import HTTPException
+from pydicom.uid import generate_uid
+
+from .geometry import at_series, stored_segs, write_label
+from .series import oblique_affine, write_volume
+from .services import upload
+
+pytestmark = pytest.mark.integration
+
+LABELS = {"anterior": 1, "posterior": 2, "right lung": 1, "left lung": 2, "heart": 3}
+VOLUME = {"label_info": [{"name": "anterior", "idx": 1}, {"name": "posterior", "idx": 2}]}
+LUNGS = {"label_info": [{"name": n, "idx": i} for i, n in enumerate(("right lung", "left lung", "heart"), 1)]}
+
+
+@pytest.fixture(scope="module")
+def open_store(dicom, store, tmp_path_factory):
+    """Makes datastores: each with an empty cache, as another server would have."""
+    from monailabel.datastore.dicom import DICOMwebClientX
+
+    opened = []
+
+    def make(**kwargs):
+        datastore = dicom.DicomDatastore(
+            client=DICOMwebClientX(url=store),
+            search_filter=kwargs.pop("search_filter", dicom.search_filter()),
+            cache_path=str(tmp_path_factory.mktemp("cache")),
+            labels=LABELS,
+            **kwargs,
+        )
+        opened.append(datastore)
+        return datastore
+
+    yield make
+    for datastore in opened:
+        datastore._observer.stop()
+
+
+@pytest.fixture(scope="module")
+def datastore(open_store):
+    return open_store()
+
+
+def test_series_of_all_modalities_are_listed(datastore, cases):
+    assert set(datastore.list_images()) == {case.series.uid for case in cases.values()}
+
+
+@pytest.mark.parametrize(
+    "search_filter, expected",
+    [
+        ({"Modality": "CT"}, {"ct"}),
+        ({"Modality": ["CT", "DX"]}, {"ct", "dx"}),
+        ({"PatientID": "PHANTOM-cr"}, {"cr"}),
+        ({}, None),
+    ],
+)
+def test_the_search_filter_holds(open_store, cases, search_filter, expected):
+    listed = set(open_store(search_filter=search_filter).list_images())
+    assert listed == {cases[name].series.uid for name in expected or cases}
+
+
+@pytest.mark.parametrize("name", ["mr", "ct", "mr2", "dx", "cr"])
+def test_a_series_becomes_its_voxels_where_they_were(datastore, cases, name):
+    series = cases[name].series
+    found = at_series(datastore.get_image_uri(series.uid), series)
+    if name == "cr":  # stored inverted; the offset is arbitrary
+        found = found - found.min() + series.voxels.min()
+    np.testing.assert_array_equal(found, series.voxels)
+
+
+@pytest.mark.parametrize("name", ["mr", "ct"])
+@pytest.mark.usefixtures("clean")
+def test_a_label_comes_back_from_the_store_as_it_was(datastore, open_store, cases, name, tmp_path):
+    case = cases[name]
+    label = write_label(tmp_path / "label.nii.gz", case.label, case.series)
+    assert datastore.save_label(case.series.uid, label, "final", dict(VOLUME)) == case.series.uid
+    (seg,) = stored_segs(case.series.study)
+    assert [s.SegmentLabel for s in seg.SegmentSequence] == ["anterior", "posterior"]
+    codes = [s.SegmentedPropertyTypeCodeSequence[0] for s in seg.SegmentSequence]
+    assert [(c.CodeValue, c.CodingSchemeDesignator, c.CodeMeaning) for c in codes] == [
+        ("5366008", "SCT", "Hippocampus")
+    ] * 2
+    colours = [tuple(s.RecommendedDisplayCIELabValue) for s in seg.SegmentSequence]
+    assert len(set(colours)) == 2
+    assert seg.PatientID == f"PHANTOM-{name}"
+    assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == case.series.uid
+    # a server that has never seen this label reads it from the store alone
+    for server in (datastore, open_store()):
+        (pair,) = server.datalist()
+        np.testing.assert_array_equal(at_series(pair["label"], case.series), case.label)
+        np.testing.assert_array_equal(at_series(pair["image"], case.series), case.series.voxels)
+        assert sitk.ReadImage(pair["label"]).GetSize() == sitk.ReadImage(pair["image"]).GetSize()
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize("value, name", [(1, "anterior"), (2, "posterior")])
+def test_names_stay_right_when_a_class_is_absent(datastore, open_store, cases, value, name, tmp_path):
+    case = cases["mr"]
+    only = np.where(case.label == value, case.label, 0)
+    datastore.save_label(case.series.uid, write_label(tmp_path / "l.nii.gz", only, case.series), "final", dict(VOLUME))
+    (seg,) = stored_segs(case.series.study)
+    assert [s.SegmentLabel for s in seg.SegmentSequence] == [name]
+    (code,) = seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence
+    assert code.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning.lower() == name
+    (pair,) = open_store().datalist()
+    np.testing.assert_array_equal(at_series(pair["label"], case.series), only)
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize(
+    "label_info",
+    [
+        # 3D Slicer numbers its exported values 1, 2, …, and counts a background that it leaves out in idx
+        [{"name": "posterior", "idx": 2}, {"name": "anterior", "idx": 3}],
+        [{"name": "Posterior"}, {"name": "ANTERIOR"}],
+    ],
+)
+def test_values_follow_the_clients_names(datastore, open_store, cases, label_info, tmp_path):
+    case = cases["mr"]
+    swapped = np.choose(case.label, [0, 2, 1])
+    label = write_label(tmp_path / "l.nii.gz", swapped, case.series)
+    datastore.save_label(case.series.uid, label, "final", {"label_info": label_info})
+    for server in (datastore, open_store()):
+        (pair,) = server.datalist()
+        np.testing.assert_array_equal(at_series(pair["label"], case.series), case.label)
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_second_label_is_a_second_segmentation_and_the_newer_one_counts(datastore, open_store, cases, tmp_path):
+    case = cases["mr"]
+    first = write_label(tmp_path / "a.nii.gz", case.label, case.series)
+    second = write_label(tmp_path / "b.nii.gz", np.where(case.label == 1, 1, 0), case.series)
+    datastore.save_label(case.series.uid, first, "final", dict(VOLUME))
+    datastore.save_label(case.series.uid, second, "final", dict(VOLUME))
+    assert len({s.SeriesInstanceUID for s in stored_segs(case.series.study)}) == 2
+    for server in (datastore, open_store()):
+        assert server.status()["completed"] == 1
+        (pair,) = server.datalist()
+        np.testing.assert_array_equal(at_series(pair["label"], case.series), np.where(case.label == 1, 1, 0))
+
+
+@pytest.mark.usefixtures("clean")
+def test_progress_counts_a_label_at_once(open_store, cases, tmp_path):
+    datastore, case = open_store(), cases["mr2"]
+    uid = case.series.uid
+    assert datastore.status()["completed"] == 0
+    assert datastore.get_label_by_image_id(uid, "final") == ""
+    datastore.save_label(uid, write_label(tmp_path / "l.nii.gz", case.label, case.series), "final", dict(VOLUME))
+    status = datastore.status()
+    assert (status["completed"], status["total"]) == (1, len(cases))
+    assert uid not in datastore.get_unlabeled_images()
+    assert datastore.get_label_by_image_id(uid, "final") == uid
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize("name", ["dx", "cr"])
+def test_an_xrays_label_is_tied_to_its_pixels(datastore, open_store, cases, name, tmp_path):
+    case = cases[name]
+    label = write_label(tmp_path / "l.nii.gz", case.label, case.series)
+    datastore.save_label(case.series.uid, label, "final", dict(LUNGS))
+    (seg,) = stored_segs(case.series.study)
+    assert [s.SegmentLabel for s in seg.SegmentSequence] == ["right lung", "left lung", "heart"]
+    assert "FrameOfReferenceUID" not in seg, "a projection has no place in the patient"
+    frame = seg.PerFrameFunctionalGroupsSequence[0]
+    source = frame.DerivationImageSequence[0].SourceImageSequence[0]
+    assert source.ReferencedSOPInstanceUID == pydicom.dcmread(case.series.files[0]).SOPInstanceUID
+    (pair,) = open_store().datalist()
+    np.testing.assert_array_equal(at_series(pair["label"], case.series), case.label)
+
+
+@pytest.mark.usefixtures("clean")
+def test_segmentations_of_others_are_left_alone(datastore, open_store, cases, tmp_path):
+    from lib.dicom_seg import write_seg
+
+    case = cases["mr"]
+    file = datastore.get_image_uri(case.series.uid)
+    label = sitk.Cast(sitk.ReadImage(file) > 500, sitk.sitkUInt8)
+    write_seg(label, {1: "tumour"}, Path(file.removesuffix(".nii.gz")), tmp_path / "s.dcm", "other")
+    upload([tmp_path / "s.dcm"])
+    other = open_store()
+    assert other.status()["completed"] == 0
+    assert other.datalist() == []
+
+
+def fails(status: int, call, *args) -> str:
+    with pytest.raises(HTTPException) as caught:
+        call(*args)
+    assert caught.value.status_code == status
+    return str(caught.value.detail)
+
+
+def test_what_is_no_series_is_refused(datastore, cases, tmp_path):
+    for name in ("../../etc/passwd", "1.2/../3", "", "1" * 65, "/etc"):
+        fails(400, datastore.get_image_uri, name)
+        fails(400, datastore.get_label_uri, name, "final")
+    assert "no series 1.2.3" in fails(404, datastore.get_image_uri, "1.2.3")
+    label = write_label(tmp_path / "l.nii.gz", cases["mr"].label, cases["mr"].series)
+    fails(400, datastore.save_label, cases["mr"].series.uid, label, "../../x", dict(VOLUME))
+    fails(405, datastore.add_image, "1.2.3", label, {})
+    fails(405, datastore.remove_image, cases["mr"].series.uid)
+
+
+def test_labels_that_cannot_be_saved_say_why(datastore, cases, tmp_path):
+    case = cases["mr"]
+
+    def save(values, info):
+        label = write_label(tmp_path / "l.nii.gz", values, case.series)
+        return lambda: datastore.save_label(case.series.uid, label, "final", info)
+
+    assert "empty" in fails(422, save(case.label * 0, dict(VOLUME)))
+    assert "could be" in fails(400, save(case.label, {}))
+    assert "[2]" in fails(400, save(case.label, {"label_info": [{"name": "anterior", "idx": 1}]}))
+    assert "tumour" in fails(422, save((case.label > 0) * 1, {"label_info": [{"name": "tumour", "idx": 1}]}))
+    (tmp_path / "l.nii.gz").write_bytes(b"no image")
+    fails(400, datastore.save_label, case.series.uid, str(tmp_path / "l.nii.gz"), "final", dict(VOLUME))
+    assert stored_segs(case.series.study) == []
+
+
+@pytest.mark.parametrize("fault, words", [("gap", "missing"), ("twice", "one position"), ("scout", "differ")])
+def test_a_series_that_is_no_volume_says_why(dicom, tmp_path, fault, words):
+    voxels = np.random.RandomState(0).randint(0, 1000, (12, 10, 6))
+    series = write_volume(tmp_path, voxels, oblique_affine((1, 1, 2), (0, 0, 0), False), "CT", "X")
+    first = pydicom.dcmread(sorted(series.files)[0])
+    if fault == "gap":
+        middle = sorted(series.files, key=lambda f: float(pydicom.dcmread(f).ImagePositionPatient[2]))[2]
+        middle.unlink()
+    else:
+        first.SOPInstanceUID = generate_uid()
+        if fault == "scout":
+            first.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+        first.save_as(tmp_path / "more.dcm")
+    assert words in fails(422, dicom.read_series, tmp_path)
+
+
+def test_an_interrupted_download_is_not_taken_for_a_series(open_store, cases, monkeypatch, dicom):
+    datastore, uid = open_store(), cases["mr"].series.uid
+    download = dicom.dicom_web_download_series
+
+    def breaks(study, series, folder, *args):
+        download(study, series, folder, *args)
+        raise requests.ConnectionError("cable pulled")
+
+    monkeypatch.setattr(dicom, "dicom_web_download_series", breaks)
+    assert "cable" in fails(502, datastore.get_image_uri, uid)
+    monkeypatch.undo()
+    image = sitk.ReadImage(datastore.get_image_uri(uid))
+    assert image.GetSize()[2] == cases["mr"].series.voxels.shape[2]
+
+
+def test_a_store_that_is_away_is_named(dicom, store, tmp_path):
+    from monailabel.datastore.dicom import DICOMwebClientX
+
+    client = DICOMwebClientX(url="http://127.0.0.1:9/dicom-web")
+    client.set_http_retry_params(retry=False)
+    datastore = dicom.DicomDatastore(client, {"Modality": "CT"}, str(tmp_path), labels=LABELS)
+    assert "127.0.0.1:9" in fails(502, datastore.list_images)
+    datastore._observer.stop()

@@ -1,0 +1,51 @@
+"""How training depends on the number of labels."""
+
+import pytest
+from lib.trainers.few_shot import few_shot_settings, hold_back
+
+
+@pytest.mark.parametrize(
+    ("labels", "replaces", "held_back"),
+    [
+        (1, False, 0),
+        (1, True, 0),
+        (2, False, 0),
+        (2, True, 1),
+        (5, False, 0),
+        (5, True, 1),
+        (6, False, 1),
+        (20, True, 4),
+    ],
+)
+def test_labels_held_back(labels, replaces, held_back):
+    assert few_shot_settings(labels, replaces).held_back == held_back
+
+
+def test_more_labels_train_longer_and_warm_up_within():
+    settings = [few_shot_settings(n, False) for n in (1, 2, 3, 5, 8, 12, 20, 60)]
+    assert [s.steps for s in settings] == sorted(s.steps for s in settings)
+    assert all(0 < s.warmup < s.steps / 3 for s in settings)
+
+
+@pytest.mark.parametrize(("per_epoch", "epochs"), [(1, 120), (50, 3), (500, 1)])
+def test_epochs_make_up_the_steps(per_epoch, epochs):
+    assert few_shot_settings(1, False).epochs(per_epoch) == epochs
+
+
+def test_no_label():
+    with pytest.raises(ValueError, match="no usable label"):
+        few_shot_settings(0, False)
+
+
+def test_what_is_held_back_stays_and_new_ones_come_from_what_was_not_learnt():
+    learnt, held = ["a", "b", "c"], ["d"]
+    cases = [*learnt, *held, "e", "f", "g"]
+    assert hold_back(cases, 1, learnt, held) == ["d"]
+    three = hold_back(cases, 3, learnt, held)
+    assert "d" in three and not set(three) & set(learnt)
+    assert hold_back(cases[::-1], 3, learnt, held) == three, "whatever the order"
+
+
+def test_learnt_ones_are_taken_last_and_one_is_always_left_to_learn():
+    assert len(hold_back(["a", "b", "c"], 5, ["a", "b", "c"], [])) == 2
+    assert hold_back(["a"], 1, [], []) == []

@@ -1,0 +1,441 @@
+"""Strategies over a real datastore and small real networks, asked as MONAI Label's endpoint asks them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import threading
+import time
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+
+from medsaga.active_learning import disagreement, image_embedding, mean_entropy, mixed
+from medsaga.networks import SamSegmenter
+
+from ..integration.bundles import ROOT
+
+pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install medsaga[label])")
+
+from fastapi import HTTPException
+from lib.served_model import ServedModel
+from lib.strategies import background, build_strategies, image_scores, start_background_scoring
+from lib.strategies.holds import HOLD_SECONDS
+from monailabel.config import settings
+from monailabel.endpoints.activelearning import sample
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.utils.app import apps
+
+NAMES = ("random", "first", "entropy", "disagreement", "diversity", "mixed")
+SIZE = 64
+
+
+def save_network(path, classes, seed):
+    torch.manual_seed(seed)
+    path.parent.mkdir(exist_ok=True)
+    torch.save(SamSegmenter("vit_test", SIZE, classes).state_dict(), path)
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """The hippocampus bundle with the test encoder and "published" weights, not trained."""
+    folder = tmp_path / "bundles" / "hippocampus"
+    shutil.copytree(ROOT / "bundles" / "hippocampus" / "configs", folder / "configs")
+    save_network(tmp_path / "published.pt", 4, seed=0)
+    for name in ("train", "inference"):
+        path = folder / "configs" / f"{name}.json"
+        config = json.loads(path.read_text())
+        config["network_def"]["encoder"] = "vit_test"
+        config["image_size"] = SIZE
+        config["weights"] = str(tmp_path / "published.pt")
+        path.write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture
+def studies(tmp_path):
+    """Eight small volumes of different brightness and texture."""
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    random = np.random.RandomState(0)
+    for i in range(8):
+        image = random.rand(16, 20, 3) ** (0.3 + i) + np.linspace(0, i, 20)[None, :, None]
+        nib.save(nib.Nifti1Image(image.astype(np.float32), np.eye(4)), folder / f"case_{i}.nii.gz")
+    return folder
+
+
+class Site:
+    """A server's app on a datastore; ``restart`` makes both anew from what is on disk."""
+
+    def __init__(self, bundle, studies, monkeypatch):
+        self.bundle, self.studies = bundle, studies
+        for key, value in {
+            "MONAI_LABEL_APP_DIR": "test",
+            "MONAI_LABEL_STUDIES": str(studies),
+            "MONAI_LABEL_DATASTORE_AUTO_RELOAD": False,
+            "MONAI_LABEL_SESSIONS": False,
+        }.items():
+            monkeypatch.setattr(settings, key, value)
+        self.restart()
+
+    def restart(self):
+        models = {"hippocampus": ServedModel(self.bundle)}
+        scores = self.scores = self.studies / ".medsaga"
+
+        class App(MONAILabelApp):
+            def init_strategies(self):
+                return build_strategies(models, scores)
+
+        self.app = App("test", str(self.studies), {})
+        apps[f"test{self.studies}"] = self.app
+        self.model, self.datastore = models["hippocampus"], self.app.datastore()
+
+    def train(self, seed=1):
+        save_network(self.bundle / "models" / "model.pt", 3, seed)
+
+    def ask(self, strategy, **params):
+        return sample(strategy, params, "admin")  # the user where there is no login
+
+    def label(self, *images):
+        for image in images:
+            self.datastore.save_label(image, str(self.studies / f"{image}.nii.gz"), "final", {})
+
+    def prepared(self):
+        """Preprocessed images by id."""
+        return {i: self.model.prepare(self.datastore.get_image_uri(i)) for i in sorted(self.datastore.list_images())}
+
+
+@pytest.fixture
+def site(bundle, studies, monkeypatch):
+    site = Site(bundle, studies, monkeypatch)
+    yield site
+    apps.clear()
+
+
+def vectors(site):
+    """Embeddings by the published weights, computed here."""
+    network = SamSegmenter("vit_test", SIZE, 4, weights=site.bundle.parents[1] / "published.pt").eval()
+    return {i: image_embedding(network.encode, x, SIZE) for i, x in site.prepared().items()}
+
+
+# --- what is handed out, and to whom --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("strategy", NAMES)
+def test_every_image_once_and_then_none(site, strategy, trained):
+    if trained:
+        site.train()
+    seen = []
+    while answer := site.ask(strategy, client_id="ann"):
+        assert answer["path"] == str((site.studies / f"{answer['id']}.nii.gz").resolve())
+        seen.append(answer["id"])
+        site.label(answer["id"])
+    assert sorted(seen) == [f"case_{i}" for i in range(8)]
+
+
+@pytest.mark.parametrize("strategy", NAMES)
+def test_two_annotators_never_have_the_same_image(site, strategy):
+    site.train()
+    ann = site.ask(strategy, client_id="ann")["id"]
+    assert site.ask(strategy, client_id="ann")["id"] == ann, "the one that is not labelled yet"
+    others = {site.ask(other, client_id=f"client of {other}")["id"] for other in NAMES}
+    assert len(others) == 6 and ann not in others
+    site.restart()
+    assert site.ask(strategy, client_id="ann")["id"] == ann
+    site.label(ann)
+    last = site.ask(strategy, client_id="ann")["id"]
+    assert last not in {ann, *others}
+    assert site.ask(strategy, client_id="late") == {}
+
+
+def test_a_hold_ends_after_an_hour(site):
+    site.ask("first", client_id="ann")
+    assert site.ask("first", client_id="bob")["id"] == "case_1"
+    handed = {"first": {"ts": int(time.time()) - HOLD_SECONDS - 1, "client_id": "ann"}}
+    site.datastore.update_image_info("case_0", {"strategy": handed})
+    assert site.ask("first", client_id="cyd")["id"] == "case_0"
+    assert site.ask("first", client_id="ann")["id"] == "case_2", "it is another's by now"
+
+
+def test_another_strategy_is_a_way_out_of_an_image_one_cannot_label(site):
+    assert site.ask("first", client_id="ann")["id"] == "case_0"
+    other = site.ask("random", client_id="ann", seed=0)["id"]
+    assert other != "case_0"
+    assert site.ask("random", client_id="ann", seed=1)["id"] == other
+    assert site.ask("first", client_id="ann")["id"] == "case_0"
+
+
+def test_clients_without_an_id_get_the_least_recently_handed_out(site):
+    site.label(*[f"case_{i}" for i in range(4, 8)])
+    assert site.ask("first", client_id="ann")["id"] == "case_0"
+    now = int(time.time())
+    for age, expected in ((30, "case_1"), (20, "case_2"), (10, "case_3")):
+        answer = site.ask("first")
+        assert answer["id"] == expected
+        site.datastore.update_image_info(expected, {"strategy": {"first": {"ts": now - age, "client_id": "admin"}}})
+    answer = site.ask("entropy")
+    assert answer["id"] == "case_1" and "longest ago" in answer["why"]
+    assert site.ask("random")["id"] == "case_2"
+    assert site.ask("first", client_id="bob") == {}, "someone may be at work on each"
+
+
+def test_a_seed_fixes_the_order_whatever_others_have(site):
+    def order(seed):
+        images = site.datastore.list_images()
+        strategy = site.app._strategies["random"]
+        found = []
+        while len(found) < len(images):
+            free = sorted(set(images) - set(found))
+            found.append(strategy.choose(free, [], {"seed": seed}, site.datastore)["id"])
+        return found
+
+    assert order(0) == order(0) != order(1)
+    first, second = order(0)[:2]
+    assert site.ask("random", client_id="ann", seed=0)["id"] == first
+    assert site.ask("random", client_id="bob", seed=0)["id"] == second
+
+
+# --- which one is chosen --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy, score", [("entropy", mean_entropy), ("disagreement", disagreement)])
+def test_the_most_uncertain_comes_first(site, strategy, score):
+    site.train()
+    network = site.model.network()
+    expected = {i: score(network, image, SIZE) for i, image in site.prepared().items()}
+    for image in sorted(expected, key=lambda i: -expected[i])[:3]:
+        answer = site.ask(strategy)
+        assert answer["id"] == image
+        assert answer["score"] == pytest.approx(expected[image], rel=1e-4)
+        assert answer["strategy_used"] == strategy
+        site.label(image)
+
+
+def test_diversity_starts_in_the_middle_and_goes_to_the_farthest(site):
+    found = vectors(site)
+    names = list(found)
+    matrix = np.stack([found[i].double().numpy() for i in names])
+    distances = cdist(matrix, matrix)
+    first = names[distances.sum(axis=1).argmin()]
+    assert site.ask("diversity", client_id="ann")["id"] == first
+    # what ann is at counts as labelled for bob
+    farthest = names[distances[names.index(first)].argmax()]
+    assert site.ask("diversity", client_id="bob")["id"] == farthest
+
+
+def test_mixed_follows_its_rule(site):
+    site.train()
+    site.label("case_2", "case_5")
+    network, found, prepared = site.model.network(), vectors(site), site.prepared()
+    names = list(found)
+    uncertainty = torch.tensor([mean_entropy(network, prepared[i], SIZE) for i in names])
+    known = [names.index(i) for i in ("case_2", "case_5")]
+    expected = names[mixed(torch.stack([found[i] for i in names]), uncertainty, known, 1)[0]]
+    assert site.ask("mixed")["id"] == expected
+
+
+@pytest.mark.parametrize("strategy", ["entropy", "disagreement", "mixed"])
+def test_before_training_it_is_diversity_and_says_so(site, strategy):
+    answer = site.ask(strategy)
+    assert answer["strategy_used"] == "diversity"
+    assert answer["why"] == f"{strategy} needs a trained hippocampus"
+    fresh = {i: {k: v for k, v in site.datastore.get_image_info(i).items() if k != "strategy"} for i in [answer["id"]]}
+    site.datastore.update_image_info(answer["id"], {**fresh[answer["id"]], "strategy": {}})
+    assert site.ask("diversity")["id"] == answer["id"]
+
+
+def test_without_any_weights_it_is_chance_and_says_so(site):
+    config = site.bundle / "configs" / "train.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "weights": None}))
+    site.restart()
+    answer = site.ask("mixed", seed=3)
+    assert answer["strategy_used"] == "random" and "hippocampus" in answer["why"]
+    site.train()
+    assert site.ask("diversity")["strategy_used"] == "diversity", "by the trained network's embedding"
+
+
+def test_embeddings_are_of_the_bundles_image_size(site):
+    for name in ("train", "inference"):
+        config = site.bundle / "configs" / f"{name}.json"
+        content = json.loads(config.read_text())
+        content["network_def"]["encoder"] = "vit_t"
+        config.write_text(json.dumps({**content, "weights": "lite_medsam"}))
+    site.restart()
+    assert site.model.sam_network().image_size > SIZE, "for prompts it is larger"
+    network = SamSegmenter("vit_t", SIZE, 4, weights="lite_medsam").eval()
+    scores = site.app._strategies["diversity"].background.scores["hippocampus"]
+    assert scores.compute(["case_0"], "embedding", site.datastore, lambda: False)
+    found = torch.tensor(scores.known(["case_0"], "embedding")["case_0"])
+    torch.testing.assert_close(
+        found, image_embedding(network.encode, site.prepared()["case_0"], SIZE), atol=1e-4, rtol=1e-3
+    )
+
+
+def test_published_weights_that_cannot_be_had_are_named_once(site, caplog):
+    (site.bundle.parents[1] / "published.pt").unlink()
+    assert site.ask("diversity")["strategy_used"] == "random"
+    assert site.ask("diversity")["strategy_used"] == "random"
+    assert len([r for r in caplog.records if "no embedding of images" in r.message]) == 1
+
+
+def test_an_unreadable_image_is_named_and_left_out(site, caplog):
+    site.train()
+    (site.studies / "case_3.nii.gz").write_bytes(b"not an image")
+    for strategy in ("entropy", "diversity", "mixed"):
+        answer = site.ask(strategy)
+        assert answer["strategy_used"] == strategy and answer["id"] != "case_3"
+        assert answer["scored"] <= 7
+    messages = [r.message for r in caplog.records if r.levelno == logging.WARNING and "case_3" in r.message]
+    assert len(messages) == 2, "once for entropy and once for the embedding"
+
+
+def test_bad_parameters_say_what_would_be_right(site):
+    with pytest.raises(HTTPException) as caught:
+        site.ask("diversity", model="spleen")
+    assert caught.value.status_code == 404 and "hippocampus" in caught.value.detail
+    with pytest.raises(HTTPException) as caught:
+        site.ask("diversity", budget="soon")
+    assert caught.value.status_code == 422 and "budget='soon'" in caught.value.detail
+
+
+# --- scores: kept, bounded, in the background -----------------------------------------------------------------------
+
+
+def test_scores_survive_a_restart_and_embeddings_a_training(site):
+    site.train()
+    asked = {strategy: site.app._strategies[strategy]({}, site.datastore) for strategy in ("entropy", "mixed")}
+    site.restart()
+    for strategy, before in asked.items():
+        assert site.app._strategies[strategy]({"budget": 0}, site.datastore) == before
+    site.train(seed=2)
+    later = site.app._strategies["mixed"]({"budget": 0}, site.datastore)
+    assert later["strategy_used"] == "diversity" and "scored by the trained" in later["why"]
+    assert site.app._strategies["entropy"]({}, site.datastore)["score"] != asked["entropy"]["score"]
+
+
+def test_a_changed_image_is_scored_again(site):
+    scores = site.app._strategies["diversity"].background.scores["hippocampus"]
+    scores.compute(["case_0", "case_1"], "embedding", site.datastore, lambda: False)
+    shutil.copy(site.studies / "case_7.nii.gz", site.studies / "case_0.nii.gz")
+    assert set(scores.known(["case_0", "case_1"], "embedding")) == {"case_1"}
+
+
+def test_a_damaged_score_file_is_computed_again(site):
+    assert site.ask("diversity")["scored"] == 8
+    for path in (site.scores / "hippocampus").glob("*.json"):
+        path.write_text('{"scores": {"embed')
+    (site.scores / "hippocampus" / "case_1.json").write_text("[]")
+    site.restart()
+    assert site.ask("diversity")["scored"] == 7, "all but the one that has been handed out"
+
+
+def test_without_time_it_is_chance_among_the_unscored(site):
+    site.train()
+    start = time.monotonic()
+    answer = site.ask("entropy", budget=0, seed=1)
+    assert time.monotonic() - start < 1
+    assert answer["strategy_used"] == "random"
+
+
+def test_only_scored_images_compete(site):
+    site.train()
+    scores = site.app._strategies["entropy"].background.scores["hippocampus"]
+    scores.compute(["case_4", "case_6"], "entropy", site.datastore, lambda: False)
+    answer = site.ask("entropy", budget=0)
+    assert answer["id"] in ("case_4", "case_6") and answer["scored"] == 2
+
+
+def test_computing_gives_up_within_an_image(site):
+    site.train()
+    image = np.random.RandomState(0).rand(16, 20, 40).astype(np.float32)
+    nib.save(nib.Nifti1Image(image, np.eye(4)), site.studies / "case_0.nii.gz")
+    scores = site.app._strategies["entropy"].background.scores["hippocampus"]
+    asked = []
+
+    def give_up():
+        asked.append(1)
+        return len(asked) > 3  # before all, before the image, before its first and second batch
+
+    assert not scores.compute(["case_0"], "entropy", site.datastore, give_up)
+    assert len(asked) == 4 and scores.known(["case_0"], "entropy") == {}
+    assert scores.compute(["case_0"], "entropy", site.datastore, lambda: False)
+
+
+def test_of_a_large_store_a_part_competes(site, monkeypatch):
+    monkeypatch.setattr(image_scores, "MAX_POOL", 3)
+    assert site.ask("diversity")["scored"] == 3
+
+
+def test_a_process_that_trains_computes_and_writes_nothing(site):
+    threads = threading.active_count()
+    build_strategies({"hippocampus": site.model}, site.scores)
+    assert threading.active_count() == threads
+    assert not site.scores.exists()
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "not within the time"
+        time.sleep(0.02)
+
+
+def test_the_background_scores_all_and_again_after_training(site, monkeypatch):
+    monkeypatch.setattr(background, "_LOOK_SECONDS", 0.05)
+    site.label("case_1")
+    scores = site.app._strategies["mixed"].background.scores["hippocampus"]
+    images = site.datastore.list_images()
+    stop = start_background_scoring(site.app._strategies, site.datastore)
+    try:
+        wait_for(lambda: len(scores.known(images, "embedding")) == 8)
+        assert scores.known(images, "entropy") == {}
+        for seed in (1, 2):
+            site.train(seed)
+            wait_for(lambda: len(scores.known(images, "entropy")) == 7)
+            answer = site.ask("entropy", budget=0)
+            assert answer["strategy_used"] == "entropy" and answer["scored"] >= 5
+        assert scores.known(images, "disagreement") == {}, "takes long, and nobody has asked for it"
+        site.ask("disagreement", budget=0)
+        wait_for(lambda: len(scores.known(images, "disagreement")) == 7)
+    finally:
+        start = time.monotonic()
+        stop()
+    assert time.monotonic() - start < 2
+    assert not any(t.name == "scoring" and t.is_alive() for t in threading.enumerate())
+
+
+def test_the_background_makes_way_for_a_request(site, monkeypatch):
+    monkeypatch.setattr(background, "_LOOK_SECONDS", 0.05)
+    worker = site.app._strategies["mixed"].background
+    with worker.paused_for("hippocampus", ["embedding"]):
+        worker.start(site.datastore)
+        time.sleep(0.5)
+        assert worker.scores["hippocampus"].known(site.datastore.list_images(), "embedding") == {}
+    wait_for(lambda: len(worker.scores["hippocampus"].known(site.datastore.list_images(), "embedding")) == 8)
+    worker.stop()
+
+
+def test_a_store_that_fails_for_a_while_does_not_end_the_background(site, monkeypatch, caplog):
+    monkeypatch.setattr(background, "_LOOK_SECONDS", 0.05)
+    failures = iter([True, True])
+    store = site.datastore
+
+    def listed():
+        if next(failures, False):
+            raise ConnectionError("the PACS is being restarted")
+        return store.get_unlabeled_images()
+
+    flaky = SimpleNamespace(
+        get_unlabeled_images=listed, get_labeled_images=store.get_labeled_images, get_image_uri=store.get_image_uri
+    )
+    worker = site.app._strategies["mixed"].background
+    worker.start(flaky)
+    wait_for(lambda: len(worker.scores["hippocampus"].known(store.list_images(), "embedding")) == 8)
+    worker.stop()
+    assert "trying again" in caplog.text
