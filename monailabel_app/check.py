@@ -84,7 +84,8 @@ class ServerCheck:
             say(", ".join(info["models"]) + (f"; not trained yet: {', '.join(untrained)}" if untrained else ""))
         phantoms = {}
         for name, model in info["models"].items():
-            dimension = model["dimension"]
+            # a promptable model of volumes that works by slice calls itself 2-D
+            dimension = 3 if f"{name.removesuffix('_prompt')}_propagate" in info["models"] else model["dimension"]
             if dimension not in phantoms:
                 phantoms[dimension] = self._phantom(dimension)
             self._segment(name, model, *phantoms[dimension])

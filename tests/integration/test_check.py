@@ -45,6 +45,7 @@ def test_all_steps_pass_and_nothing_is_left(server, capsys):
         "models": "ok",
         "hippocampus segments": "ok",
         "hippocampus_prompt segments at a click": "ok",
+        "hippocampus_propagate segments at a click": "ok",
         "stores and returns a label": "ok",
         "proposes the next image": "ok",
         "training starts and stops": "ok",

@@ -27,7 +27,7 @@ def test_more_labels_train_longer_and_warm_up_within():
     assert all(0 < s.warmup < s.steps / 3 for s in settings)
 
 
-@pytest.mark.parametrize(("per_epoch", "epochs"), [(1, 120), (50, 3), (500, 1)])
+@pytest.mark.parametrize(("per_epoch", "epochs"), [(1, 80), (50, 2), (500, 1)])
 def test_epochs_make_up_the_steps(per_epoch, epochs):
     assert few_shot_settings(1, False).epochs(per_epoch) == epochs
 

@@ -423,19 +423,28 @@ def test_the_background_makes_way_for_a_request(site, monkeypatch):
 
 def test_a_store_that_fails_for_a_while_does_not_end_the_background(site, monkeypatch, caplog):
     monkeypatch.setattr(background, "_LOOK_SECONDS", 0.05)
-    failures = iter([True, True])
     store = site.datastore
+    failures = iter([True, True])
+    fetched = []
 
     def listed():
         if next(failures, False):
             raise ConnectionError("the PACS is being restarted")
         return store.get_unlabeled_images()
 
-    flaky = SimpleNamespace(
-        get_unlabeled_images=listed, get_labeled_images=store.get_labeled_images, get_image_uri=store.get_image_uri
+    def fetch(image):
+        fetched.append(image)
+        return store.get_image_uri(image)
+
+    remote = SimpleNamespace(
+        get_unlabeled_images=listed, get_labeled_images=store.get_labeled_images, get_image_uri=fetch
     )
     worker = site.app._strategies["mixed"].background
-    worker.start(flaky)
+    worker.start(remote)
+    time.sleep(0.3)
+    assert not fetched, "nothing is fetched from a remote store before a strategy needs it"
+    with worker.paused_for("hippocampus", ["embedding"]):
+        pass
     wait_for(lambda: len(worker.scores["hippocampus"].known(store.list_images(), "embedding")) == 8)
     worker.stop()
-    assert "trying again" in caplog.text
+    assert "trying again" in caplog.text and sorted(fetched) == sorted(store.list_images())

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+from monailabel.datastore.dicom import DICOMWebDatastore
+from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore
 
 from lib.strategies.image_scores import KINDS, ImageScores, pool
@@ -23,7 +25,8 @@ class BackgroundScoring:
     """One daemon thread that keeps scores up to date, and makes way for requests between two batches of slices.
 
     Only what is asked for is computed: the images of a store are seldom those of all bundles, and disagreement takes
-    several times as long as the rest. Embedding and entropy of the first bundle count as asked for.
+    several times as long as the rest. Embedding and entropy of the first bundle count as asked for, unless each image
+    would first have to be fetched from a PACS.
 
     Args:
         scores: by bundle.
@@ -31,7 +34,7 @@ class BackgroundScoring:
 
     def __init__(self, scores: Mapping[str, ImageScores]) -> None:
         self.scores = scores
-        self.wanted = {bundle: {"embedding", "entropy"} for bundle in list(scores)[:1]}
+        self.wanted: dict[str, set[str]] = {}
         self._stop = threading.Event()
         self._requests = 0
         self._count = threading.Lock()
@@ -52,6 +55,8 @@ class BackgroundScoring:
     def start(self, datastore: Datastore) -> None:
         """Begin, in the server and not in a process that trains."""
         if self._thread is None:
+            if isinstance(datastore, LocalDatastore) and not isinstance(datastore, DICOMWebDatastore):
+                self.wanted.setdefault(next(iter(self.scores)), set()).update(("embedding", "entropy"))
             self._thread = threading.Thread(target=self._run, args=(datastore,), name="scoring", daemon=True)
             self._thread.start()
             # a thread that computes while the interpreter shuts down would crash it

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.ndimage import distance_transform_edt
 
 from ..bundles import ROOT
 from .geometry import at_series, stored_segs, write_label
@@ -75,12 +76,14 @@ def test_an_annotator_segments_corrects_submits_and_trains(browser, server, case
 
 
 def click_points(case, value: int) -> tuple[list[float], list[float]]:
-    """A point well inside a structure, and one of background in the same slice (mm, L P S)."""
+    """A point beside a structure, which the model would leave out, and one far off in the same slice (mm, L P S)."""
     k = int((case.label == value).sum((0, 1)).argmax())
-    inside = np.argwhere(case.label[:, :, k] == value)
-    centre = inside[np.abs(inside - inside.mean(0)).sum(1).argmin()]
+    label = case.label[:, :, k]
+    to_it, to_others = (distance_transform_edt(m) for m in (label != value, (label == 0) | (label == value)))
+    beside = np.argwhere((to_it > 3) & (to_it < 5))
+    point = beside[to_others[tuple(beside.T)].argmax()]  # away from the other structure
     lps = RAS_TO_LPS @ case.series.affine
-    return tuple((lps @ [*point, k, 1])[:3].tolist() for point in (centre, (4, 4)))
+    return tuple((lps @ [*voxel, k, 1])[:3].tolist() for voxel in (point, (4, 4)))
 
 
 def in_series(volume: dict, case) -> np.ndarray:
