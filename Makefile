@@ -1,14 +1,18 @@
-# Two commands do everything on a machine with Python 3.10-3.12, make and a network for packages:
+# Three commands do everything on a machine with Python 3.10-3.12, make and a network for packages:
 #   make demo    fine-tune, evaluate and look at the result
+#   make serve   annotate sample data in 3D Slicer, and train on the labels
 #   make test    lint and all tests
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint install install-test constraints clean
+.PHONY: demo serve test lint install install-test constraints clean
 
 demo: install
 	$(BIN)/python -m medsaga.demo
+
+serve: install
+	$(BIN)/python -m monailabel_app.serve
 
 test: install-test lint
 	$(BIN)/python -m pytest

@@ -1,0 +1,33 @@
+"""The command that lists versions and brings one back."""
+
+import pytest
+from monailabel_app.lib.versions import Version, Versions
+from monailabel_app.versions import main
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "metadata.json").write_text("{}")
+    versions = Versions(tmp_path / "models")
+    for content, score in (("one", 0.8), ("another", 0.9)):
+        (tmp_path / "new.pt").write_text(content)
+        versions.add(tmp_path / "new.pt", Version(file="", made="2026-01-01", score=score, trained_on=["a"]), True)
+    return tmp_path
+
+
+def test_the_served_one_is_marked_and_brought_back(bundle, capsys):
+    assert main([str(bundle)]) == 0
+    first, second = capsys.readouterr().out.splitlines()[1:]
+    assert "model_v1.pt" in first and "0.800" in first and "→" not in first
+    assert "model_v2.pt" in second and "0.900" in second and "→" in second
+    assert main([str(bundle), "--serve", "model_v1.pt"]) == 0
+    assert "→ model_v1.pt" in capsys.readouterr().out
+    assert (bundle / "models" / "model.pt").read_text() == "one"
+
+
+def test_what_is_not_there_is_said(bundle, tmp_path, capsys):
+    assert main([str(bundle), "--serve", "model_v7.pt"]) == 1
+    assert "only model_v1.pt, model_v2.pt" in capsys.readouterr().err
+    assert main([str(tmp_path / "none")]) == 1
+    assert "is no bundle" in capsys.readouterr().err
