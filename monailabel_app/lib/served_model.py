@@ -173,7 +173,7 @@ class ServedModel:
                 config["network_def"]["weights"] = None
                 try:
                     network = config.get_parsed_content("network_def")
-                    load_weights(network, weights)
+                    load_weights(network, weights, trained=weights != self.pretrained)
                 except Exception as err:
                     cause = root_cause(err)
                     status = 409 if weights == self.pretrained else 500

@@ -113,7 +113,8 @@ def small_bundle(folder: Path, name: str = "hippocampus", trained: bool = True, 
     shutil.copytree(ROOT / "bundles" / name, bundle, ignore=shutil.ignore_patterns("cache", "output", "models", "*.pt"))
     weights = folder / f"{name}_sam.pt"
     if pretrained:
-        torch.save(_random_weights(num_classes=4, seed=0), weights)
+        # as SAM's own file has them, without the normalisation that a SamSegmenter saves
+        torch.save({k: v for k, v in _random_weights(num_classes=4, seed=0).items() if "pixel_" not in k}, weights)
     for config in ("train", "inference"):
         path = bundle / "configs" / f"{config}.json"
         content = json.loads(path.read_text())

@@ -212,4 +212,4 @@ def test_before_any_training_prompts_work_and_the_automatic_model_says_why_not(t
         (bundle / "models").mkdir()
         (bundle / "models" / "model.pt").write_bytes((tmp_path / "hippocampus_sam.pt").read_bytes())
         wrong = server.infer("hippocampus", "phantom_000")
-        assert wrong.status_code == 500 and "4 classes" in wrong.json()["detail"], wrong.text
+        assert wrong.status_code == 500 and "not those of a trained bundle" in wrong.json()["detail"], wrong.text

@@ -307,3 +307,13 @@ def test_published_name_loads_from_the_folder(sam, monkeypatch, tmp_path):
     network = small()
     load_weights(network, "sam_vit_b")
     assert torch.equal(network.image_encoder.pos_embed, sam.image_encoder.pos_embed)
+
+
+def test_weights_to_start_from_are_not_taken_for_a_trained_bundles(tmp_path):
+    network = SamSegmenter("vit_test", 64, 3)
+    sam = {k: v for k, v in SamSegmenter("vit_test", 64, 4).state_dict().items() if "pixel_" not in k}
+    torch.save(sam, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="not those of a trained bundle"):
+        load_weights(network, tmp_path / "model.pt", trained=True)
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    load_weights(SamSegmenter("vit_test", 64, 3), tmp_path / "model.pt", trained=True)

@@ -73,7 +73,7 @@ class RetrainTask(BundleTrainTask):
         request = {**self.config(), **request}
         device = name_to_device(request["device"][0] if isinstance(request["device"], list) else request["device"])
         overrides = self._overrides(device, strtobool(request["pretrained"]))
-        cases = self._usable(self._own(self._fetch_datalist(request, datastore), datastore), overrides)
+        cases = self._usable(self._fetch_datalist(request, datastore), overrides)
         versions = Versions(self.model.models_dir)
         served = versions.served()
         learnt = served.trained_on if served else []
@@ -112,13 +112,17 @@ class RetrainTask(BundleTrainTask):
             overrides["weights"] = str(self.model.checkpoint())
         return overrides
 
-    def _own(self, datalist: list[Case], datastore: Datastore) -> list[Case]:
-        """Leave out labels that were submitted for other models' classes."""
+    def _fetch_datalist(self, request: dict[str, Any], datastore: Datastore) -> list[Case]:
+        """Images and their final labels, without those that were submitted for other models' classes.
+
+        MONAI Label's own reads labels as JSON where a model's name has "detection" in it.
+        """
         others = set()
         for image in datastore.get_labeled_images():
             info = datastore.get_label_info(image, DefaultLabelTag.FINAL) or {}
             if self.model.name not in info.get("models", [self.model.name]):
                 others.add(datastore.get_image_uri(image))
+        datalist = [{"image": case["image"], "label": case["label"]} for case in datastore.datalist()]
         return [case for case in datalist if case["image"] not in others]
 
     def _usable(self, datalist: list[Case], overrides: dict[str, Any]) -> dict[str, Case]:

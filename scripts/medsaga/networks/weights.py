@@ -201,7 +201,7 @@ def _checksum(path: Path, published: Published) -> str:
 # --- loading --------------------------------------------------------------------------------------------------------
 
 
-def load_weights(network: SamSegmenter, weights: str | Path, new_head: bool = False) -> None:
+def load_weights(network: SamSegmenter, weights: str | Path, new_head: bool = False, trained: bool = False) -> None:
     """Load published weights or a checkpoint file into a network, strictly.
 
     The file may be of SAM's, MedSAM's or LiteMedSAM's format, or a checkpoint of a ``SamSegmenter``, bare or under the
@@ -224,6 +224,7 @@ def load_weights(network: SamSegmenter, weights: str | Path, new_head: bool = Fa
         network: the network to fill.
         weights: a published name (key of ``PUBLISHED``) or the path of a checkpoint.
         new_head: of a file of SAM's format, leave out what predicts the masks; without effect on a ``SamSegmenter``'s.
+        trained: take a ``SamSegmenter``'s checkpoint only, so that nothing that is to be used starts fresh.
 
     Raises:
         FileNotFoundError: when the file does not exist.
@@ -250,6 +251,11 @@ def load_weights(network: SamSegmenter, weights: str | Path, new_head: bool = Fa
 
     state = _read(path)
     own = "pixel_mean" in state
+    if trained and not own:
+        raise ValueError(
+            f"{path} holds weights to start from (SAM's format), not those of a trained bundle: train the bundle with "
+            "them, or take the models/model.pt of a training"
+        )
     if not own:
         mean, std = NORMALIZATION[normalization]
         state["pixel_mean"] = torch.tensor(mean).view(3, 1, 1)

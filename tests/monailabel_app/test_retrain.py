@@ -1,0 +1,172 @@
+"""Retraining: what it learns from, what it replaces, and what it does when memory runs out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from lib.datastore import CheckedDatastore
+from lib.served_model import ServedModel
+from lib.trainers import RetrainTask
+from lib.trainers.retrain import _verdict
+from lib.versions import Versions
+
+from medsaga.data import write_decathlon_phantoms
+from tests.integration.server import small_bundle
+
+REQUEST = {"device": "cpu", "max_epochs": 1}
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return small_bundle(tmp_path, trained=False)
+
+
+@pytest.fixture
+def task(bundle):
+    return RetrainTask(ServedModel(bundle))
+
+
+@pytest.fixture
+def labelled(tmp_path, task):
+    """Five labelled phantoms in a datastore."""
+    phantoms = write_decathlon_phantoms(tmp_path / "phantoms", cases=5, shape=(20, 24, 6))
+    studies = tmp_path / "studies"
+    shutil.copytree(phantoms / "imagesTr", studies)
+    store = CheckedDatastore(str(studies), models={task.model.name: task.model}, extensions=("*.nii.gz",))
+    for file in sorted((phantoms / "labelsTr").iterdir()):
+        store.save_label(file.name.removesuffix(".nii.gz"), str(file), "final", {})
+    return store
+
+
+def only(store: CheckedDatastore, *images: str) -> CheckedDatastore:
+    """Leave the labels of these images alone."""
+    for image in store.get_labeled_images():
+        if image not in images:
+            store.remove_label(image, "final")
+    return store
+
+
+def test_a_first_model_is_served_and_the_next_has_to_be_as_good(task, labelled):
+    first = task(REQUEST, only(labelled, "phantom_000", "phantom_001"))
+    assert first["served"] and first["score"] is None, "nothing was held back"
+    assert Versions(task.model.models_dir).served().trained_on == ["phantom_000.nii.gz", "phantom_001.nii.gz"]
+    weights = (task.model.models_dir / "model.pt").read_bytes()
+
+    second = task(REQUEST, labelled)
+    made = Versions(task.model.models_dir).list()[-1]
+    assert made.score == second["score"] and made.served_score == second["served_score"]
+    assert second["served"] == (second["score"] >= second["served_score"])
+    assert ((task.model.models_dir / "model.pt").read_bytes() == weights) != second["served"]
+    stats = task.stats()
+    assert stats["message"].startswith("model_v2.pt: ") and stats["total_time"]
+    served_score = second["score"] if second["served"] else second["served_score"]
+    assert stats["best_metric"] == pytest.approx(served_score)
+    assert stats["epoch"] == stats["total_epochs"] == 1
+
+
+def test_what_is_held_back_is_not_learnt_from(task, labelled):
+    """The label held back is of noise: a model that had learnt from it would differ from one that had not."""
+    task(REQUEST, only(labelled, "phantom_000", "phantom_001"))
+    held = Versions(task.model.models_dir)
+    phantoms = labelled._datastore_path
+    label = nib.load(f"{phantoms}/../phantoms/labelsTr/phantom_002.nii.gz")
+    labelled.save_label("phantom_002", label.get_filename(), "final", {})
+    task(REQUEST, labelled)
+    second = held.list()[-1]
+    assert second.held_back == ["phantom_002.nii.gz"], "the one that the served model has not learnt from"
+    assert second.trained_on == ["phantom_000.nii.gz", "phantom_001.nii.gz"]
+    noise = np.random.default_rng(0).integers(0, 3, label.shape).astype(np.uint8)
+    nib.save(nib.Nifti1Image(noise, label.affine), f"{phantoms}/labels/final/phantom_002.nii.gz")
+    before = torch.load(held.models_dir / second.file, weights_only=True)
+    held.serve("model_v1.pt")
+    task(REQUEST, labelled)
+    after = torch.load(held.models_dir / held.list()[-1].file, weights_only=True)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_a_label_that_cannot_be_learnt_from_is_named_and_left_out(task, labelled, caplog):
+    store = only(labelled, "phantom_000", "phantom_001")
+    path = store.get_label_uri("phantom_001", "final")
+    image = nib.load(path)
+    five = np.asarray(image.dataobj).copy()
+    five[0, 0, 0] = 5
+    nib.save(nib.Nifti1Image(five, image.affine), path)
+    made = task(REQUEST, store)
+    assert Versions(task.model.models_dir).served().trained_on == ["phantom_000.nii.gz"] and made["served"]
+    assert "phantom_001.nii.gz: left out of training" in caplog.text
+    assert "are outside the 3 classes" in caplog.text
+
+
+def test_without_a_label_nothing_is_made(task, labelled):
+    with pytest.raises(ValueError, match="no usable label yet"):
+        task(REQUEST, only(labelled))
+    assert not (task.model.models_dir / "model.pt").exists()
+
+
+def test_labels_of_another_models_classes_are_not_taken(task, labelled):
+    store = only(labelled, "phantom_000", "phantom_001")
+    store.update_label_info("phantom_001", "final", {"models": ["spleen"]})
+    task(REQUEST, store)
+    assert Versions(task.model.models_dir).served().trained_on == ["phantom_000.nii.gz"]
+
+
+def test_running_out_of_memory_tries_less(task, labelled, monkeypatch, caplog):
+    """The real training, after as many failures as a GPU would have raised."""
+    tried, train = [], task._train
+
+    def small_gpu(overrides, *arguments):
+        tried.append({key: overrides.get(key) for key in ("checkpointing", "batch_size")})
+        if overrides.get("checkpointing") != "least":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return train(overrides, *arguments)
+
+    monkeypatch.setattr(task, "_train", small_gpu)
+    assert task(REQUEST, only(labelled, "phantom_000"))["served"]
+    assert [t["checkpointing"] for t in tried] == [None, "blocks", "least"]
+    assert "not enough GPU memory" in caplog.text
+
+
+def test_never_enough_memory(task, labelled, monkeypatch):
+    def none(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(task, "_train", none)
+    with pytest.raises(torch.OutOfMemoryError):
+        task(REQUEST, only(labelled, "phantom_000"))
+    assert not (task.model.models_dir / "model.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("score", "served_score", "replaces", "serve"),
+    [
+        (None, None, False, True),
+        (0.1, None, False, True),
+        (0.8, 0.7, True, True),
+        (0.7, 0.7, True, True),
+        (0.699, 0.7, True, False),
+        (None, None, True, False),
+        (float("nan"), 0.7, True, False),
+    ],
+)
+def test_only_what_is_not_worse_is_served(score, served_score, replaces, serve):
+    verdict, why = _verdict(score, served_score, replaces)
+    assert verdict == serve and why
+
+
+def test_the_bundles_own_config_is_what_trains(task, labelled):
+    """A key of train.json has its effect: with no learning rate the weights stay those it started from."""
+    path = task.model.path / "configs" / "train.json"
+    config = json.loads(path.read_text())
+    config["lr"] = config["encoder_lr"] = 0.0
+    path.write_text(json.dumps(config))
+    still = RetrainTask(task.model)
+    still(REQUEST, only(labelled, "phantom_000"))
+    first = torch.load(task.model.models_dir / "model_v1.pt", weights_only=True)
+    still(REQUEST, labelled)
+    second = torch.load(task.model.models_dir / "model_v2.pt", weights_only=True)
+    assert all(torch.equal(first[key], second[key]) for key in first)
