@@ -113,6 +113,20 @@ class LabelServer:
         files = {"label": (label.name, label.read_bytes())}
         self._call("PUT", "/datastore/label", params={"image": image}, files=files)
 
+    def first_step(self) -> float:
+        """Start a training, stop it after its first optimizer step.
+
+        Returns:
+            seconds from the request to the end of that step.
+        """
+        start = time.perf_counter()
+        self._call("POST", f"/train/{self.model}", json={})
+        while not any("1/" in line and "loss=" in line for line in self._call("GET", "/train/").json().get("details", ())):
+            time.sleep(0.1)
+        taken = time.perf_counter() - start
+        self._call("DELETE", "/train/")
+        return taken
+
     def train(self) -> dict[str, Any]:
         """Train on all labels and wait for the end.
 
