@@ -121,8 +121,11 @@ class LabelServer:
         """
         start = time.perf_counter()
         self._call("POST", f"/train/{self.model}", json={})
-        while not any("1/" in line and "loss=" in line for line in self._call("GET", "/train/").json().get("details", ())):
+        stepped = False
+        while not stepped:
             time.sleep(0.1)
+            lines = self._call("GET", "/train/").json().get("details", ())
+            stepped = any("1/" in line and "loss=" in line for line in lines)
         taken = time.perf_counter() - start
         self._call("DELETE", "/train/")
         return taken

@@ -57,7 +57,8 @@ def main() -> None:
         progress.update()
     table = "\n".join(["| What | Seconds |", "|---|---|", *(f"| {what} | {seconds} |" for what, seconds in rows)])
     text = (
-        "# What an annotator waits for\n\nFrom request to mask, over HTTP on the same machine, which did nothing else.\n\n"
+        "# What an annotator waits for\n\n"
+        "From request to mask, over HTTP on the same machine, which did nothing else.\n\n"
         f"{table}\n\n{describe_machine('cpu')}. `python -m medsaga.experiments.serving --ct CT.nii.gz`. The "
         f"CT has {' × '.join(map(str, nib.load(arguments.ct).shape))} voxels.\n"
     )
