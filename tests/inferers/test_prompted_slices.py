@@ -1,9 +1,12 @@
 """Prompts on slices: where they go, which class they mean, and how far an object is followed."""
 
+import math
+
 import pytest
 import torch
 
 from medsaga.inferers import EmbeddingCache, PromptedSlices, SlicePrompt
+from medsaga.inferers.prompted_slices import _with_clicks
 from medsaga.networks import SamSegmenter
 from medsaga.transforms import fit_square, undo_fit_square
 
@@ -46,8 +49,30 @@ def test_the_mask_is_the_networks_own_for_the_same_prompt(volume, network, head)
         logits = network(fit_square(volume[None, ..., 4], 64), points, boxes)
     logits = undo_fit_square(logits, 64, (24, 32))[0]
     expected = logits[0] > 0 if head == "sam" else logits.argmax(dim=0) == 2
-    assert torch.equal(found[..., 4], expected.to(torch.uint8))
+    rows, columns = torch.meshgrid(torch.arange(24), torch.arange(32), indexing="ij")
+    # near a click that the network contradicts the click is right, see below
+    far = ((rows - 5) ** 2 + (columns - 9) ** 2 > 64) & ((rows - 20) ** 2 + (columns - 30) ** 2 > 64)
+    assert torch.equal(found[..., 4][far], expected.to(torch.uint8)[far]) and far.sum() > 300
     assert not found[..., :4].any() and not found[..., 5:].any()
+
+
+@pytest.mark.parametrize("target", [1, 2])
+def test_a_click_is_right_where_it_was_set(volume, network, target):
+    prompted = slices(volume, network)
+    for row, column in ((3, 4), (12, 20), (21, 28)):
+        inside = {0: SlicePrompt(inside=((row, column),), box=(0, 0, 23, 31))}
+        outside = {0: SlicePrompt(outside=((row, column),), box=(0, 0, 23, 31))}
+        assert prompted.segment(inside, target=target)[row, column, 0] == 1
+        assert prompted.segment(outside, target=target)[row, column, 0] == 0
+
+
+def test_a_correction_fades_with_distance():
+    margin = torch.full((50, 50), -3.0)
+    corrected = _with_clicks(margin, SlicePrompt(inside=((25, 25),)))
+    assert corrected[25, 25] == pytest.approx(4.0)  # -3 + (1 + 2 · 3)
+    assert corrected[25, 27] == pytest.approx(-3 + 7 * math.exp(-0.5))  # a standard deviation of 0.04 · 50 = 2 away
+    torch.testing.assert_close(corrected[25, 40], torch.tensor(-3.0))
+    assert torch.equal(_with_clicks(margin, SlicePrompt(outside=((25, 25),))), margin), "it was right already"
 
 
 def test_without_a_name_the_class_is_the_one_seen_at_the_clicks(volume, network):
