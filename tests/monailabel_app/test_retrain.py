@@ -102,6 +102,18 @@ def test_a_label_that_cannot_be_learnt_from_is_named_and_left_out(task, labelled
     assert "are outside the 3 classes" in caplog.text
 
 
+def test_what_a_model_has_learnt_from_goes_with_its_weights(task, labelled):
+    task(REQUEST, only(labelled, "phantom_000", "phantom_001"))
+    labelled.remove_label("phantom_001", "final")
+    task({**REQUEST, "pretrained": False}, labelled)
+    task(REQUEST, labelled)
+    first, anew, further = Versions(task.model.models_dir).list()
+    assert anew.trained_on == ["phantom_000.nii.gz"], "begun from published weights"
+    assert further.trained_on == first.trained_on == ["phantom_000.nii.gz", "phantom_001.nii.gz"], (
+        "begun from the first"
+    )
+
+
 def test_without_a_label_nothing_is_made(task, labelled):
     with pytest.raises(ValueError, match="no usable label yet"):
         task(REQUEST, only(labelled))

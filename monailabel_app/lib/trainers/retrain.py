@@ -180,7 +180,7 @@ class RetrainTask(BundleTrainTask):
                 evaluator.run()
                 served_score = float(evaluator.state.metrics[key])
         serve, why = _verdict(score, served_score, self.model.trained)
-        before = versions.served()
+        before = versions.served() if "weights" in overrides else None  # the one it started from
         trained_on = {name for name in cases if name not in held_back} | set(before.trained_on if before else [])
         version = versions.add(
             self.work_dir / "candidate.pt",
