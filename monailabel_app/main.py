@@ -14,6 +14,7 @@ import torch
 from dicomweb_client.session_utils import create_session_from_user_pass
 from fastapi import HTTPException
 from lib.auth import accept_signed_tokens
+from lib.cpu import CPU_ENVIRONMENT
 from lib.datastore import CheckedDatastore
 from lib.dicom import DicomDatastore, search_filter
 from lib.infers import AutomaticTask, PromptedTask
@@ -38,10 +39,9 @@ logger = logging.getLogger(__name__)
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 
-# OpenMP's threads wait for each other in a busy loop. Where the server or a viewer needs the same cores, a training
-# then takes 25 s a step instead of 2 (2 cores, 4 other processes). This is for the trainings started here; for the
-# server itself it has to be set before it starts, as `make serve` does.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# For the trainings started here; for the server itself they have to be set before it starts, as `make serve` does.
+for key, value in CPU_ENVIRONMENT.items():
+    os.environ.setdefault(key, value)
 
 # itkimage2segimage, which writes DICOM SEG, is installed beside Python; MONAI Label looks for it on the PATH
 os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)

@@ -8,6 +8,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from monailabel_app.lib.cpu import CPU_ENVIRONMENT
+
 from medsaga.data import decathlon_datalist
 from medsaga.demo import sample_data
 
@@ -45,12 +47,7 @@ def main() -> None:
         lines.append("OHIF needs a DICOM store: --studies http://HOST/dicom-web (docs/administrator.md)")
     print("Open, as soon as it says that it runs:", *lines, sep="\n  ", flush=True)
 
-    environment = {
-        # threads that wait for each other give their core away, see main.py
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
-        **os.environ,
-    }
+    environment = {**CPU_ENVIRONMENT, "MONAI_LABEL_AUTO_UPDATE_SCORING": "false", **os.environ}
     words = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(APP), "--studies", str(studies)]
     words += ["--conf", "models", arguments.models, "--host", "127.0.0.1", "--port", str(arguments.port)]
     os.execve(sys.executable, words, environment)

@@ -102,13 +102,17 @@ def _click_rows(server: LabelServer, depth: int, weights: str) -> Iterable[tuple
 def _automatic(app: Path, work: Path, ct: Path) -> Iterable[tuple[str, str]]:
     """Automatic segmentation, by number of slices and by encoder."""
     image = nib.load(ct)
-    for encoder, options in (("vit_t at 256 px", _LITE), ("vit_b at 512 px", {"weights": None})):
+    small = {**_LITE, "image_size": 128}
+    encoders = {"vit_t at 128 px": small, "vit_t at 256 px": _LITE, "vit_b at 512 px": {"weights": None}}
+    for encoder, options in encoders.items():
         folder = work / encoder.replace(" ", "_")
         bundle = _copy("spleen", folder, options)
         _fresh_weights(bundle)
         studies = folder / "studies"
         studies.mkdir(parents=True)
-        depths = [image.shape[2] // 4, image.shape[2] // 2, image.shape[2]]
+        depths = [image.shape[2] // 8, image.shape[2] // 4]
+        if encoder.startswith("vit_t"):
+            depths.append(image.shape[2])
         for depth in depths:
             nib.save(image.slicer[:, :, :depth], studies / f"slices{depth}.nii.gz")
         with _server(app, studies, bundle) as (server, _):
