@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -93,6 +94,9 @@ def test_training_starts_reports_and_stops(client, server):
     assert server.training() == {}
     client.train_start("hippocampus", {"max_epochs": 500})
     assert server.training()["status"] in ("RUNNING", "SUBMITTED")
+    # MONAI Label loses a stop that comes before the process is there
+    while not server.training_processes():
+        time.sleep(0.1)
     client.train_stop()
     assert server.wait_for_training()["status"] == "STOPPED"
     assert (server.bundle / "models" / "model.pt").read_bytes() == served, "a stopped training changes nothing"
