@@ -20,7 +20,7 @@ from lib.dicom import DicomDatastore, search_filter
 from lib.infers import AutomaticTask, PromptedTask
 from lib.ohif import add_submit_button
 from lib.scoring import DiceScore, HausdorffScore, score_submission
-from lib.served_model import ServedModel, find_bundles
+from lib.served_model import ServedModel, find_bundles, mark_request
 from lib.sessions import SafeSessions, remove_left_uploads
 from lib.strategies import build_strategies, start_background_scoring
 from lib.trainers import RetrainTask
@@ -164,6 +164,7 @@ class MedsagaApp(MONAILabelApp):
             HTTPException: 404 for an unknown model or image, 409 where a model has to be trained first, 422 for an
                 image that cannot be segmented.
         """
+        mark_request()
         task = _known(self._infers, request.get("model"), "model")
         datastore = datastore or self.datastore()
         image_id = request["image"]

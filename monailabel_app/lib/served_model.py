@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import threading
+import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,26 @@ from medsaga.bundle.errors import root_cause
 from medsaga.inferers import EmbeddingCache
 from medsaga.networks import SamSegmenter, load_weights
 
-__all__ = ["COMPUTING", "ServedModel", "find_bundles", "image_key"]
+__all__ = ["COMPUTING", "ServedModel", "find_bundles", "image_key", "in_use", "mark_request"]
 
 # One computation at a time in this process: two at once on the same cores or GPU are slower than one after the other,
 # and each would need its own memory. Requests, prefetching and scoring take it for a slice or an image at a time.
 COMPUTING = threading.RLock()
+
+_QUIET_SECONDS = 5.0
+_last_request = -_QUIET_SECONDS
+
+
+def mark_request() -> None:
+    """Somebody waits for an answer, and will for the next one."""
+    global _last_request
+    _last_request = time.monotonic()
+
+
+def in_use() -> bool:
+    """Whether somebody has been segmenting just now, so that work nobody waits for should wait."""
+    return time.monotonic() - _last_request < _QUIET_SECONDS
+
 
 _SAM_MASKS = 4  # masks that SAM's own head gives
 _BOXES_ONLY = ("lite_medsam", "medsam_vit_b")  # weights trained with boxes as the only prompts

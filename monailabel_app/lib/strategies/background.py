@@ -12,6 +12,7 @@ from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore
 
+from lib.served_model import in_use
 from lib.strategies.image_scores import KINDS, ImageScores, pool
 
 __all__ = ["BackgroundScoring"]
@@ -70,7 +71,7 @@ class BackgroundScoring:
             atexit.unregister(self.stop)
 
     def _give_up(self) -> bool:
-        return self._stop.is_set() or self._requests > 0
+        return self._stop.is_set() or self._requests > 0 or in_use()
 
     def _run(self, datastore: Datastore) -> None:
         while not self._stop.is_set():
