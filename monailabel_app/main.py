@@ -18,6 +18,7 @@ from lib.cpu import CPU_ENVIRONMENT
 from lib.datastore import CheckedDatastore
 from lib.dicom import DicomDatastore, search_filter
 from lib.infers import AutomaticTask, PromptedTask
+from lib.names import chosen
 from lib.ohif import add_submit_button
 from lib.scoring import DiceScore, HausdorffScore, score_submission
 from lib.served_model import ServedModel, find_bundles, mark_request
@@ -185,7 +186,7 @@ class MedsagaApp(MONAILabelApp):
         proposal = isinstance(task, AutomaticTask) and not datastore.get_label_by_image_id(image_id, "final")
         if written and not uploaded and (wanted or proposal):
             tag = request.get("label_tag", DefaultLabelTag.ORIGINAL) if wanted else DefaultLabelTag.ORIGINAL
-            version = task.model.version(request.get("model_filename"))
+            version = task.model.version(chosen(request, "model_filename"))
             info = {"model": request["model"], "version": version, "params": result}
             try:
                 answer["label"] = datastore.save_label(image_id, written, tag, info)

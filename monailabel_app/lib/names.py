@@ -1,10 +1,13 @@
-"""Names that come from clients and become parts of paths."""
+"""What clients send: names that become parts of paths, and choices."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from fastapi import HTTPException
 
-__all__ = ["plain_name"]
+__all__ = ["chosen", "plain_name"]
 
 _LONGEST = 200  # bytes; file systems take 255, and suffixes and times are added
 
@@ -31,3 +34,13 @@ def plain_name(name: str, what: str) -> str:
             f"/ and \\, of at most {_LONGEST} bytes.",
         )
     return name
+
+
+def chosen(request: Mapping[str, Any], option: str) -> Any:
+    """An option's value in a request: clients send it, or the whole list of choices, of which the first is meant.
+
+    Returns:
+        the value; None where there is none.
+    """
+    value = request.get(option)
+    return value[0] if isinstance(value, list) and value else value or None

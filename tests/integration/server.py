@@ -195,7 +195,7 @@ def serve(
         _wait_until_it_answers(server)
         yield server
     finally:
-        _stop(process)
+        stop(process)
 
 
 def _wait_until_it_answers(server: Server, seconds: float = 180) -> None:
@@ -210,7 +210,7 @@ def _wait_until_it_answers(server: Server, seconds: float = 180) -> None:
     raise RuntimeError(f"The server does not answer at {server.url}:\n{server.tail()}")
 
 
-def _stop(process: subprocess.Popen) -> None:
+def stop(process: subprocess.Popen) -> None:
     """End a process and those that it has started, by their ids."""
     try:
         children = psutil.Process(process.pid).children(recursive=True)

@@ -10,6 +10,7 @@ from monai.transforms import SqueezeDimd
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
 
+from lib.names import chosen
 from lib.served_model import COMPUTING, ServedModel
 
 __all__ = ["AutomaticTask"]
@@ -48,13 +49,13 @@ class AutomaticTask(BundleInferTask):
         return {**self._config, "model_filename": self.model.versions()}
 
     def __call__(self, request: dict[str, Any], callbacks: dict | None = None) -> tuple[str | None, dict[str, Any]]:
-        self.model.checkpoint(_filename(request))
+        self.model.checkpoint(chosen(request, "model_filename"))
         self._prepare()
         # class numbers fit a byte; what clients ask for goes before
         return super().__call__({"result_dtype": "uint8", **request}, callbacks)
 
     def _get_network(self, device: str, data: dict[str, Any] | None) -> torch.nn.Module:
-        return self.model.network(device, _filename(data or {}))
+        return self.model.network(device, chosen(data or {}, "model_filename"))
 
     def run_inferer(self, data: dict[str, Any], convert_to_batch: bool = True, device: str = "cpu") -> dict[str, Any]:
         with COMPUTING:
@@ -76,8 +77,3 @@ class AutomaticTask(BundleInferTask):
     def post_transforms(self, data: dict[str, Any] | None = None) -> list:
         transforms = list(super().post_transforms(data))
         return transforms if self.model.dimension == 3 else [*transforms, SqueezeDimd(keys=self.key_pred, dim=0)]
-
-
-def _filename(request: dict[str, Any]) -> str | None:
-    chosen = request.get("model_filename")
-    return chosen[0] if isinstance(chosen, list) and chosen else chosen or None

@@ -17,6 +17,7 @@ from monailabel.transform.writer import Writer
 from monailabel.utils.others.generic import device_list, name_to_device
 
 from lib.infers.prefetch import Prefetcher
+from lib.names import chosen
 from lib.served_model import COMPUTING, ServedModel, image_key
 from medsaga.inferers import PromptedSlices, SlicePrompt
 
@@ -75,13 +76,11 @@ class PromptedTask(InferTask):
         """
         start = time.time()
         request = {**self._config, **request}
-        device = name_to_device(request["device"][0] if isinstance(request["device"], list) else request["device"])
-        chosen = request.get("model_filename")
-        chosen = chosen[0] if isinstance(chosen, list) and chosen else chosen or None
+        device, filename = name_to_device(chosen(request, "device")), chosen(request, "model_filename")
         self.prefetcher.pause()
         with COMPUTING:
             if self.model.trained:
-                network, weights, head = self.model.network(device, chosen), self.model.version(chosen), "classes"
+                network, weights, head = self.model.network(device, filename), self.model.version(filename), "classes"
             else:
                 network, weights, head = self.model.sam_network(device), "pretrained", self.model.sam_head
             image = self.model.prepare(request["image"])

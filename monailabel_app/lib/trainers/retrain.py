@@ -14,6 +14,7 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.tasks.train.bundle import BundleTrainTask
 from monailabel.utils.others.generic import device_list, name_to_device, strtobool
 
+from lib.names import chosen
 from lib.served_model import ServedModel
 from lib.trainers.few_shot import FewShot, few_shot_settings, hold_back
 from lib.trainers.stats import StatsFile, read_stats
@@ -71,7 +72,7 @@ class RetrainTask(BundleTrainTask):
             torch.OutOfMemoryError: also the leanest setting needs more memory than there is.
         """
         request = {**self.config(), **request}
-        device = name_to_device(request["device"][0] if isinstance(request["device"], list) else request["device"])
+        device = name_to_device(chosen(request, "device"))
         overrides = self._overrides(device, strtobool(request["pretrained"]))
         cases = self._usable(self._fetch_datalist(request, datastore), overrides)
         versions = Versions(self.model.models_dir)

@@ -14,6 +14,7 @@ from pathlib import Path
 import requests
 
 from ..bundles import ROOT
+from ..server import stop
 
 STORE = "http://127.0.0.1:8042"
 SERVER = "http://127.0.0.1:8000"  # the port that OHIF in MONAI Label's wheel assumes
@@ -86,12 +87,7 @@ def _process(words: list[str], log: Path, environment: dict[str, str], cwd: Path
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process)
 
 
 def _wait_for(url: str, process: subprocess.Popen, log: Path, seconds: float) -> None:
