@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from medsaga.active_learning import k_centre, mixed
+from medsaga.active_learning import k_centre, k_medoids, mixed
 
 
 def points(n: int, seed: int, dimensions: int = 3) -> torch.Tensor:
@@ -64,17 +64,42 @@ def test_no_more_than_there_are_and_none_twice():
     assert k_centre(x, [0, 1, 2, 3], 1) == []
 
 
-def test_mixed_takes_the_farthest_of_the_most_uncertain():
-    x = torch.tensor([[0.0], [1], [2], [3], [4], [5], [6], [7], [100]])
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("labelled", [[], [4], [0, 7, 3]])
+def test_k_medoids_takes_the_image_that_leaves_the_least_distance(seed, labelled):
+    x = points(12, seed)
+    distances = cdist(x.double(), x.double())
+    centres = list(labelled)
+    for _ in range(4):
+        rest = [i for i in range(12) if i not in centres]
+        centres.append(min(rest, key=lambda i: distances[:, [*centres, i]].min(axis=1).sum()))
+    assert k_medoids(x, labelled, 4) == centres[len(labelled) :]
+
+
+def test_k_medoids_goes_where_many_are_and_k_centre_to_the_strangest():
+    x = torch.tensor([[0.0], [0.1], [0.2], [5.0], [5.1], [5.2], [20.0]])
+    assert k_medoids(x, [1], 1) == [4]
+    assert k_centre(x, [1], 1) == [6]
+
+
+def test_k_medoids_takes_candidates_only_and_none_twice():
+    x = torch.tensor([[0.0], [1], [2], [3]])
+    assert k_medoids(x, [0], 9, candidates=[3, 0, 1]) == [3, 1]
+    assert sorted(k_medoids(torch.zeros(4, 2), [1], 10)) == [0, 2, 3]
+    assert k_medoids(x, [0, 1, 2, 3], 1) == []
+
+
+def test_mixed_takes_what_stands_for_most_of_the_most_uncertain():
+    x = torch.tensor([[0.0], [1], [2], [3], [4], [5], [6], [7], [8]])
     uncertainty = torch.tensor([9.0, 0.8, 0.9, 0.1, 0.2, 0.3, 0.2, 0.7, 0.0])
-    # of 8 unlabelled the quarter is rows 2 and 1; row 8 is far, but the network is sure of it
+    # of 8 unlabelled the quarter is rows 2 and 1
     assert mixed(x, uncertainty, [0], 1) == [2]
-    assert mixed(x, uncertainty, [2, 0], 1, share=0.3) == [7], "rows 1, 7 and 5 are left"
+    assert mixed(x, uncertainty, [2, 0], 1, share=0.4) == [7], "rows 1, 7 and 5 are left"
     assert sorted(mixed(x, uncertainty, [0], 3)) == [1, 2, 7], "as many as asked for"
 
 
-def test_mixed_with_the_whole_pool_is_k_centre_and_with_none_of_it_uncertainty():
+def test_mixed_with_the_whole_pool_is_k_medoids_and_with_none_of_it_uncertainty():
     x, uncertainty = points(12, seed=1), points(12, seed=2)[:, 0]
-    assert mixed(x, uncertainty, [3, 5], 4, share=1.0) == k_centre(x, [3, 5], 4)
+    assert mixed(x, uncertainty, [3, 5], 4, share=1.0) == k_medoids(x, [3, 5], 4)
     rest = [i for i in range(12) if i not in (3, 5)]
     assert mixed(x, uncertainty, [3, 5], 1, share=0.01) == [max(rest, key=lambda i: uncertainty[i])]

@@ -118,7 +118,7 @@ def test_a_run_with_a_real_server_that_is_stopped_and_resumed(phantoms, tmp_path
     before = json.loads((folder / "run.json").read_text())
     truth = {case["patient"]: np.asarray(nib.load(case["label"]).dataobj) for case in decathlon_datalist(phantoms)}
     (first,) = before["labels"]
-    assert first["strategy_used"] == "diversity"
+    assert first["strategy_used"] == "representative"
     pairs = sum((truth[first["image"]] == c).any(axis=(0, 1)).sum() for c in (1, 2))
     assert 2 * pairs <= first["clicks"] <= 4 * pairs
 

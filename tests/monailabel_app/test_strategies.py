@@ -31,7 +31,7 @@ from monailabel.endpoints.activelearning import sample
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.utils.app import apps
 
-NAMES = ("random", "first", "entropy", "disagreement", "diversity", "mixed")
+NAMES = ("random", "first", "entropy", "disagreement", "diversity", "representative", "mixed")
 SIZE = 64
 
 
@@ -229,6 +229,18 @@ def test_diversity_starts_in_the_middle_and_goes_to_the_farthest(site):
     assert site.ask("diversity", client_id="bob")["id"] == farthest
 
 
+def test_representative_leaves_the_least_distance_to_labelled_images(site):
+    found = vectors(site)
+    names = list(found)
+    matrix = np.stack([found[i].double().numpy() for i in names])
+    distances = cdist(matrix, matrix)
+    site.label("case_2")
+    known = names.index("case_2")
+    rest = [i for i in range(len(names)) if i != known]
+    best = min(rest, key=lambda i: distances[:, [known, i]].min(axis=1).sum())
+    assert site.ask("representative")["id"] == names[best]
+
+
 def test_mixed_follows_its_rule(site):
     site.train()
     site.label("case_2", "case_5")
@@ -241,13 +253,13 @@ def test_mixed_follows_its_rule(site):
 
 
 @pytest.mark.parametrize("strategy", ["entropy", "disagreement", "mixed"])
-def test_before_training_it_is_diversity_and_says_so(site, strategy):
+def test_before_training_it_is_representative_and_says_so(site, strategy):
     answer = site.ask(strategy)
-    assert answer["strategy_used"] == "diversity"
+    assert answer["strategy_used"] == "representative"
     assert answer["why"] == f"{strategy} needs a trained hippocampus"
     fresh = {i: {k: v for k, v in site.datastore.get_image_info(i).items() if k != "strategy"} for i in [answer["id"]]}
     site.datastore.update_image_info(answer["id"], {**fresh[answer["id"]], "strategy": {}})
-    assert site.ask("diversity")["id"] == answer["id"]
+    assert site.ask("representative")["id"] == answer["id"]
 
 
 def test_without_any_weights_it_is_chance_and_says_so(site):
@@ -315,7 +327,7 @@ def test_scores_survive_a_restart_and_embeddings_a_training(site):
         assert site.app._strategies[strategy]({"budget": 0}, site.datastore) == before
     site.train(seed=2)
     later = site.app._strategies["mixed"]({"budget": 0}, site.datastore)
-    assert later["strategy_used"] == "diversity" and "scored by the trained" in later["why"]
+    assert later["strategy_used"] == "representative" and "scored by the trained" in later["why"]
     assert site.app._strategies["entropy"]({}, site.datastore)["score"] != asked["entropy"]["score"]
 
 

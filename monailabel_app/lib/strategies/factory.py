@@ -16,6 +16,7 @@ from lib.strategies.tasks import (
     FirstStrategy,
     MixedStrategy,
     RandomStrategy,
+    RepresentativeStrategy,
     UncertaintyStrategy,
 )
 
@@ -36,6 +37,7 @@ def build_strategies(models: Mapping[str, ServedModel], store_dir: Path) -> dict
         UncertaintyStrategy("entropy", "Image whose segmentation has the highest entropy", background),
         UncertaintyStrategy("disagreement", "Image segmented differently when it is altered a little", background),
         DiversityStrategy(background),
+        RepresentativeStrategy(background),
         MixedStrategy(background),
     ]
     return {strategy.name: strategy for strategy in strategies}

@@ -6,7 +6,7 @@ import hashlib
 import random
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,9 +17,9 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from lib.strategies.background import BackgroundScoring
 from lib.strategies.holds import available
 from lib.strategies.image_scores import ImageScores, pool
-from medsaga.active_learning import k_centre, mixed
+from medsaga.active_learning import k_centre, k_medoids, mixed
 
-__all__ = ["DiversityStrategy", "FirstStrategy", "MixedStrategy", "RandomStrategy", "UncertaintyStrategy"]
+__all__ = ["DiversityStrategy", "FirstStrategy", "MixedStrategy", "RandomStrategy", "RepresentativeStrategy", "UncertaintyStrategy"]
 
 _BUDGET = 10.0  # seconds
 
@@ -132,11 +132,23 @@ class DiversityStrategy(_Scored):
     def rank(
         self, scores: ImageScores, images: list[str], held: list[str], request: dict[str, Any], datastore: Datastore
     ) -> dict[str, Any] | None:
-        return _most_different(scores, images, held, request, datastore)
+        return _by_embedding(k_centre, self.name, scores, images, held, request, datastore)
+
+
+class RepresentativeStrategy(_Scored):
+    """The image that stands for the most others which no labelled one, nor one being labelled, stands for yet."""
+
+    def __init__(self, background: BackgroundScoring) -> None:
+        super().__init__("representative", "Image that is like many unlabelled ones", background, ["embedding"])
+
+    def rank(
+        self, scores: ImageScores, images: list[str], held: list[str], request: dict[str, Any], datastore: Datastore
+    ) -> dict[str, Any] | None:
+        return _by_embedding(k_medoids, self.name, scores, images, held, request, datastore)
 
 
 class _NeedsTraining(_Scored):
-    """Goes by diversity as long as the bundle has no trained model."""
+    """Goes by representative images as long as the bundle has no trained model."""
 
     def rank(
         self, scores: ImageScores, images: list[str], held: list[str], request: dict[str, Any], datastore: Datastore
@@ -149,7 +161,7 @@ class _NeedsTraining(_Scored):
         else:
             why = f"{self.name} needs a trained {scores.model.name}"
         if answer is None:
-            answer = _most_different(scores, images, held, request, datastore)
+            answer = _by_embedding(k_medoids, "representative", scores, images, held, request, datastore)
             answer = answer and {**answer, "why": why}
         return answer
 
@@ -183,10 +195,10 @@ class UncertaintyStrategy(_NeedsTraining):
 
 
 class MixedStrategy(_NeedsTraining):
-    """Of the quarter of images with the highest entropy the one that differs most from the labelled ones."""
+    """Of the quarter of images with the highest entropy the one that stands for the most unlabelled ones."""
 
     def __init__(self, background: BackgroundScoring) -> None:
-        description = "Uncertain image that is unlike the labelled ones"
+        description = "Uncertain image that is like many unlabelled ones"
         super().__init__("mixed", description, background, ["embedding", "entropy"])
 
     def rank_trained(
@@ -204,18 +216,24 @@ class MixedStrategy(_NeedsTraining):
         return {"id": best, "strategy_used": self.name, "score": entropy[best], "scored": len(images)}
 
 
-def _most_different(
-    scores: ImageScores, images: list[str], held: list[str], request: dict[str, Any], datastore: Datastore
+def _by_embedding(
+    choose: Callable[[torch.Tensor, Sequence[int], int], list[int]],
+    strategy: str,
+    scores: ImageScores,
+    images: list[str],
+    held: list[str],
+    request: dict[str, Any],
+    datastore: Datastore,
 ) -> dict[str, Any] | None:
-    """The answer of diversity, None where no image has an embedding."""
+    """The answer of a strategy that chooses by embeddings, None where no image has one."""
     centres = pool([*datastore.get_labeled_images(), *held])
     known = _known(scores, {"embedding": [*centres, *images]}, request, datastore)["embedding"]
     images, centres = ([i for i in group if i in known] for group in (images, centres))
     if not images:
         return None
     embeddings = torch.tensor([known[i] for i in [*images, *centres]])
-    chosen = k_centre(embeddings, range(len(images), len(embeddings)), 1)[0]
-    return {"id": images[chosen], "strategy_used": "diversity", "scored": len(images)}
+    chosen = choose(embeddings, range(len(images), len(embeddings)), 1)[0]
+    return {"id": images[chosen], "strategy_used": strategy, "scored": len(images)}
 
 
 def _draw(images: Sequence[str], request: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["k_centre", "mixed"]
+__all__ = ["k_centre", "k_medoids", "mixed"]
 
 
 def k_centre(embeddings: torch.Tensor, labelled: Sequence[int], n: int) -> list[int]:
@@ -51,14 +51,50 @@ def k_centre(embeddings: torch.Tensor, labelled: Sequence[int], n: int) -> list[
     return chosen
 
 
+def k_medoids(
+    embeddings: torch.Tensor, labelled: Sequence[int], n: int, candidates: Sequence[int] | None = None
+) -> list[int]:
+    """Greedy k-medoids: again and again the image that most lessens the distances of all to their nearest chosen one.
+
+    Where :func:`k_centre` goes to the strangest image that is left, this goes to where many are. With nothing labelled
+    the first of both is the medoid.
+
+    Args:
+        embeddings: one row an image.
+        labelled: rows that are chosen already.
+        n: number of further images; fewer are returned where there are no more.
+        candidates: rows to choose from, by default all.
+
+    Returns:
+        rows, in the order of their choice; of equally good ones the first.
+
+    Shape:
+        - embeddings: (N, E)
+
+    Source:
+        Kaufman and Rousseeuw, Finding Groups in Data, 1990, chapter 2 (the BUILD phase of PAM).
+    """
+    vectors = embeddings.double()
+    free = [i for i in (range(len(vectors)) if candidates is None else candidates) if i not in set(labelled)]
+    nearest = torch.full((len(vectors),), math.inf, dtype=torch.float64)
+    for i in labelled:
+        nearest = torch.minimum(nearest, _distances(vectors, i))
+    chosen: list[int] = []
+    while free and len(chosen) < n:
+        left = [float(torch.minimum(nearest, _distances(vectors, i)).sum()) for i in free]
+        chosen.append(free.pop(left.index(min(left))))
+        nearest = torch.minimum(nearest, _distances(vectors, chosen[-1]))
+    return chosen
+
+
 def mixed(
     embeddings: torch.Tensor, uncertainty: torch.Tensor, labelled: Sequence[int], n: int, share: float = 0.25
 ) -> list[int]:
-    """Of the most uncertain images those that differ most from the labelled ones and from each other.
+    """Of the most uncertain images those that stand for the most unlabelled ones.
 
-    The most uncertain ``share`` of the unlabelled images, at least ``n`` of them, is the shortlist; :func:`k_centre`
-    chooses from it. Uncertainty alone asks for the same difficulty again and again, distance alone for images that are
-    merely unusual.
+    The most uncertain ``share`` of the unlabelled images, at least ``n`` of them, is the shortlist; :func:`k_medoids`
+    chooses from it. Uncertainty alone asks for the same difficulty again and again, embeddings alone for what the
+    network can do already.
 
     Args:
         embeddings: one row an image.
@@ -75,15 +111,12 @@ def mixed(
         - uncertainty: (N,)
 
     Source:
-        Yang et al., Suggestive Annotation, arXiv 1706.04737, section 2, with k-centre for its coverage.
+        Yang et al., Suggestive Annotation, arXiv 1706.04737, section 2.3.
     """
-    known = list(labelled)
-    unlabelled = [i for i in range(len(embeddings)) if i not in set(known)]
+    unlabelled = [i for i in range(len(embeddings)) if i not in set(labelled)]
     size = min(len(unlabelled), max(n, math.ceil(share * len(unlabelled))))
     shortlist = sorted(unlabelled, key=lambda i: -float(uncertainty[i]))[:size]
-    rows = sorted(shortlist) + known
-    chosen = k_centre(embeddings[rows], range(size, len(rows)), n)
-    return [rows[i] for i in chosen]
+    return k_medoids(embeddings, labelled, n, sorted(shortlist))
 
 
 def _distances(vectors: torch.Tensor, i: int) -> torch.Tensor:

@@ -36,7 +36,7 @@ from .machine import describe_machine
 
 __all__ = ["STRATEGIES", "Run", "main"]
 
-STRATEGIES = ("random", "first", "entropy", "disagreement", "diversity", "mixed")
+STRATEGIES = ("random", "first", "entropy", "disagreement", "diversity", "representative", "mixed")
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ def page(
     paragraphs = [
         f"# Choosing what to label: `{bundle}`",
         "What a label is worth when the images to label are chosen by chance, by the model's uncertainty, by how they "
-        "differ from the labelled ones, or by both (strategies of the MONAI Label app). Each run starts a server of "
+        "differ from the labelled ones or stand for the others, or by both (strategies of the MONAI Label app). Each run starts a server of "
         f"the app on {pool} images without labels and plays an annotator who knows the truth, through the REST API "
         "that viewers use.",
         "* Before there is a trained model he draws a box (2 clicks) for each class on each slice, and the server "
@@ -322,7 +322,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Dice against labels and clicks, by how images are chosen.")
     parser.add_argument("--bundle", default="hippocampus", help="of volumes in NIfTI (default: %(default)s)")
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of the bundle's data")
-    parser.add_argument("--strategies", type=_names, default=["random", "entropy", "diversity", "mixed"])
+    parser.add_argument("--strategies", type=_names, default=["random", "entropy", "diversity", "representative", "mixed"])
     parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2], help="default: 0,1,2")
     parser.add_argument("--labels", type=_numbers, default=[3, 6, 12, 24], help="where to train; default: 3,6,12,24")
     parser.add_argument("--override", type=_override, nargs="+", default=[], metavar="KEY=VALUE", help="of the configs")
