@@ -12,6 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from medsaga.files import write_json
+
 __all__ = ["Version", "Versions"]
 
 
@@ -111,9 +113,7 @@ class Versions:
             return known[file]
 
     def _write(self, versions: list[Version]) -> None:
-        temporary = self._index.with_name(f".{self._index.name}.writing")
-        temporary.write_text(json.dumps([asdict(v) for v in versions], indent=2) + "\n")
-        os.replace(temporary, self._index)
+        write_json(self._index, [asdict(v) for v in versions])
 
 
 def _next_name(versions: list[Version]) -> str:

@@ -41,7 +41,9 @@ def test_info_lists_models_training_strategies_and_scoring(client):
     assert info["models"]["hippocampus_prompt"]["type"] == "deepgrow"
     assert info["labels"] == ["anterior", "posterior"]
     assert list(info["trainers"]) == ["hippocampus"]
-    assert {"random", "first", "entropy", "disagreement", "diversity", "representative", "mixed"} <= set(info["strategies"])
+    assert {"random", "first", "entropy", "disagreement", "diversity", "representative", "mixed"} <= set(
+        info["strategies"]
+    )
     assert {"dice", "hd95"} <= set(info["scoring"])
     assert info["datastore"]["total"] >= 5
 

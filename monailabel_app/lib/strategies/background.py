@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore
+from monailabel.utils.async_tasks.utils import processes
 
 from lib.served_model import in_use
 from lib.strategies.image_scores import KINDS, ImageScores, pool
@@ -24,6 +25,8 @@ _LOOK_SECONDS = 5.0  # between looks for new images and new weights
 
 class BackgroundScoring:
     """One daemon thread that keeps scores up to date, and makes way for requests between two batches of slices.
+
+    It waits while a model trains, which on a CPU would take twice as long beside it and makes the scores outdated.
 
     Only what is asked for is computed: the images of a store are seldom those of all bundles, and disagreement takes
     several times as long as the rest. Embedding and entropy of the first bundle count as asked for, unless each image
@@ -71,17 +74,21 @@ class BackgroundScoring:
             atexit.unregister(self.stop)
 
     def _give_up(self) -> bool:
-        return self._stop.is_set() or self._requests > 0 or in_use()
+        return self._stop.is_set() or self._requests > 0 or in_use() or bool(processes("train"))
 
     def _run(self, datastore: Datastore) -> None:
         while not self._stop.is_set():
+            if self._give_up():
+                self._stop.wait(0.1)
+                continue
             done = True
             try:
                 for bundle, kinds in list(self.wanted.items()):
                     done = self._update(self.scores[bundle], kinds, datastore) and done
             except Exception:  # a store that cannot be reached, or changes while it is listed: try again
                 logger.warning("Images could not be scored; trying again.", exc_info=True)
-            self._stop.wait(_LOOK_SECONDS if done else 0.1)
+            if done:
+                self._stop.wait(_LOOK_SECONDS)
 
     def _update(self, scores: ImageScores, kinds: set[str], datastore: Datastore) -> bool:
         unlabelled, labelled = pool(datastore.get_unlabeled_images()), pool(datastore.get_labeled_images())

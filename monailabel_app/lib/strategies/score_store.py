@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from lib.served_model import image_key
+from medsaga.files import write_json
 
 __all__ = ["ScoreStore"]
 
@@ -59,11 +59,7 @@ class ScoreStore:
             scores = entry.get("scores", {}) if entry.get("file") == file else {}
             scores = {**scores, kind: {"version": version, "value": value}}
             self._entries[image] = {"path": str(path), "file": file, "scores": scores}
-            self.folder.mkdir(parents=True, exist_ok=True)
-            target = self._path(image)
-            temporary = target.with_name(f".{target.name}.{os.getpid()}")
-            temporary.write_text(json.dumps(self._entries[image]))
-            os.replace(temporary, target)
+            write_json(self._path(image), self._entries[image])
 
     def _path(self, image: str) -> Path:
         return self.folder / f"{quote(image, safe='')}.json"

@@ -19,7 +19,14 @@ from lib.strategies.holds import available
 from lib.strategies.image_scores import ImageScores, pool
 from medsaga.active_learning import k_centre, k_medoids, mixed
 
-__all__ = ["DiversityStrategy", "FirstStrategy", "MixedStrategy", "RandomStrategy", "RepresentativeStrategy", "UncertaintyStrategy"]
+__all__ = [
+    "DiversityStrategy",
+    "FirstStrategy",
+    "MixedStrategy",
+    "RandomStrategy",
+    "RepresentativeStrategy",
+    "UncertaintyStrategy",
+]
 
 _BUDGET = 10.0  # seconds
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
 from monailabel.tasks.train.handler import prepare_stats
+
+from medsaga.files import write_json
 
 __all__ = ["StatsFile", "read_stats"]
 
@@ -52,10 +53,3 @@ class StatsFile:
 def read_stats(path: Path) -> dict[str, Any]:
     """The file's content, empty where there has been no training."""
     return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(json.dumps(content, indent=2, default=float) + "\n")
-    os.replace(temporary, path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import shutil
 import signal
@@ -29,8 +28,10 @@ from tqdm import tqdm
 from medsaga.bundle import find_bundle
 from medsaga.data import split_by_patient
 from medsaga.data.datalists import name_without_suffix
+from medsaga.files import write_json
 
 from .annotator import GOOD_ENOUGH, boxes, clicks_to_correct, dice
+from .bundle_copy import copy_bundle
 from .label_server import LabelServer
 from .machine import describe_machine
 
@@ -70,7 +71,8 @@ class Session:
         self.run = run
         self.folder = work / run.name
         self.options = {**options, "seed": run.seed}
-        self._copy_bundle(bundle)
+        self.bundle = self.folder / bundle.name
+        copy_bundle(bundle, self.bundle, self.options)
         config = ConfigParser()
         config.read_config(str(self.bundle / "configs" / "train.json"))
         config["dataset_dir"] = str(dataset_dir)
@@ -86,24 +88,6 @@ class Session:
             if not copy.is_file():
                 shutil.copy(case["image"], copy)
 
-    def _copy_bundle(self, bundle: Path) -> None:
-        self.bundle = self.folder / bundle.name
-        if (self.bundle / "configs").is_dir():
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(bundle / "configs", self.bundle / "configs.new")
-        for path in (self.bundle / "configs.new").glob("*.json"):
-            content = json.loads(path.read_text())
-            for key, value in self.options.items():
-                target, *parents = reversed(key.split("#"))
-                place = content
-                for parent in reversed(parents):
-                    place = place.get(parent, {})
-                if target in place:
-                    place[target] = value
-            path.write_text(json.dumps(content, indent=4))
-        (self.bundle / "configs.new").rename(self.bundle / "configs")
-
     def _read(self) -> None:
         path = self.folder / "run.json"
         self.state: dict[str, Any] = {"options": self.options, "labels": [], "trainings": []}
@@ -118,10 +102,7 @@ class Session:
             )
 
     def _write(self) -> None:
-        path = self.folder / "run.json"
-        temporary = path.with_suffix(".writing")
-        temporary.write_text(json.dumps(self.state, indent=1))
-        os.replace(temporary, path)
+        write_json(self.folder / "run.json", self.state)
 
     def done(self, labels: Sequence[int]) -> bool:
         """Whether it has been trained and tested with each of these numbers of labels."""
@@ -275,8 +256,9 @@ def page(
     paragraphs = [
         f"# Choosing what to label: `{bundle}`",
         "What a label is worth when the images to label are chosen by chance, by the model's uncertainty, by how they "
-        "differ from the labelled ones or stand for the others, or by both (strategies of the MONAI Label app). Each run starts a server of "
-        f"the app on {pool} images without labels and plays an annotator who knows the truth, through the REST API "
+        "differ from the labelled ones or stand for the others, or by both (strategies of the MONAI Label app). Each "
+        f"run starts a server of the app on {pool} images without labels and plays an annotator who knows the truth, "
+        "through the REST API "
         "that viewers use.",
         "* Before there is a trained model he draws a box (2 clicks) for each class on each slice, and the server "
         "segments by published weights; later he is shown the automatic segmentation. For each class and slice whose "
@@ -322,7 +304,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Dice against labels and clicks, by how images are chosen.")
     parser.add_argument("--bundle", default="hippocampus", help="of volumes in NIfTI (default: %(default)s)")
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of the bundle's data")
-    parser.add_argument("--strategies", type=_names, default=["random", "entropy", "diversity", "representative", "mixed"])
+    parser.add_argument("--strategies", type=_names, default=[name for name in STRATEGIES if name != "first"])
     parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2], help="default: 0,1,2")
     parser.add_argument("--labels", type=_numbers, default=[3, 6, 12, 24], help="where to train; default: 3,6,12,24")
     parser.add_argument("--override", type=_override, nargs="+", default=[], metavar="KEY=VALUE", help="of the configs")
@@ -351,7 +333,7 @@ def main(arguments: list[str] | None = None) -> None:
             plot(found, parsed.output / "figures" / "active_learning.png")
             (parsed.output / "active_learning.md").write_text(text)
             values = {r.name: {"labels": s["labels"], "trainings": s["trainings"]} for r, s in states.items()}
-            (parsed.output / "active_learning.json").write_text(json.dumps(values, indent=1) + "\n")
+            write_json(parsed.output / "active_learning.json", values)
     print(f"\n{text}\nThis page: {parsed.output / 'active_learning.md'}")
 
 

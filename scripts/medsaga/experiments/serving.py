@@ -8,7 +8,6 @@ segmentation, and a training's first step.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import time
@@ -26,6 +25,7 @@ from tqdm import tqdm
 from medsaga.bundle import find_bundle
 from medsaga.data import write_decathlon_phantoms
 
+from .bundle_copy import copy_bundle
 from .label_server import LabelServer
 from .machine import describe_machine
 
@@ -141,20 +141,8 @@ def _training(app: Path, work: Path) -> Iterable[tuple[str, str]]:
 
 
 def _copy(name: str, work: Path, options: dict[str, Any]) -> Path:
-    """The bundle's configs in a folder of their own, with other values."""
-    target = work / name
-    shutil.copytree(Path(find_bundle(name)) / "configs", target / "configs")
-    for path in (target / "configs").glob("*.json"):
-        content = json.loads(path.read_text())
-        for key, value in options.items():
-            *parents, last = key.split("#")
-            place = content
-            for parent in parents:
-                place = place.get(parent, {})
-            if last in place:
-                place[last] = value
-        path.write_text(json.dumps(content, indent=4))
-    return target
+    copy_bundle(Path(find_bundle(name)), work / name, options)
+    return work / name
 
 
 def _fresh_weights(bundle: Path) -> None:
