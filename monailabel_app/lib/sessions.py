@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -17,7 +18,6 @@ from fastapi import HTTPException
 from monailabel.utils.sessions import SessionInfo, Sessions
 
 from lib.images import max_image_bytes
-from medsaga.files import write_json
 
 __all__ = ["SafeSessions", "remove_left_uploads"]
 
@@ -115,7 +115,9 @@ class SafeSessions(Sessions):
 
     def _write_meta_info(self, session_id: str, session_info: SessionInfo) -> None:
         meta = Path(self.store_path) / session_id / "meta.info"
-        write_json(meta, session_info.__dict__)
+        staged = meta.with_name(f".{uuid.uuid4().hex}")
+        staged.write_text(json.dumps(session_info.__dict__))
+        os.replace(staged, meta)
 
 
 def remove_left_uploads(folder: str | Path, age: float = 3600) -> int:

@@ -30,6 +30,7 @@ from monailabel.config import settings
 from monailabel.endpoints.activelearning import sample
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.utils.app import apps
+from monailabel.utils.async_tasks.utils import background_processes
 
 NAMES = ("random", "first", "entropy", "disagreement", "diversity", "representative", "mixed")
 SIZE = 64
@@ -144,7 +145,7 @@ def test_two_annotators_never_have_the_same_image(site, strategy):
     site.train()
     ann = site.ask(strategy, client_id="ann")["id"]
     assert site.ask(strategy, client_id="ann")["id"] == ann, "the one that is not labelled yet"
-    others = {site.ask(other, client_id=f"client of {other}")["id"] for other in NAMES}
+    others = {site.ask(other, client_id=f"client of {other}")["id"] for other in NAMES[1:]}
     assert len(others) == 6 and ann not in others
     site.restart()
     assert site.ask(strategy, client_id="ann")["id"] == ann
@@ -429,6 +430,18 @@ def test_the_background_makes_way_for_a_request(site, monkeypatch):
         worker.start(site.datastore)
         time.sleep(0.5)
         assert worker.scores["hippocampus"].known(site.datastore.list_images(), "embedding") == {}
+    wait_for(lambda: len(worker.scores["hippocampus"].known(site.datastore.list_images(), "embedding")) == 8)
+    worker.stop()
+
+
+def test_the_background_waits_while_a_model_trains(site, monkeypatch):
+    monkeypatch.setattr(background, "_LOOK_SECONDS", 0.05)
+    worker = site.app._strategies["mixed"].background
+    monkeypatch.setitem(background_processes, "train", {"some task": object()})
+    worker.start(site.datastore)
+    time.sleep(0.5)
+    assert worker.scores["hippocampus"].known(site.datastore.list_images(), "embedding") == {}
+    background_processes["train"].clear()
     wait_for(lambda: len(worker.scores["hippocampus"].known(site.datastore.list_images(), "embedding")) == 8)
     worker.stop()
 

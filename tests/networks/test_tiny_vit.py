@@ -63,6 +63,31 @@ def test_gradients_of_a_batch_are_the_sum_of_its_items(size):
         torch.testing.assert_close(first + second, whole, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("size", [56, 64])
+@pytest.mark.parametrize("affine", [torch.float32, torch.bfloat16])
+def test_folded_norms_and_fused_attention_change_nothing(size, affine):
+    torch.manual_seed(0)
+    encoder = TinyViTEncoder(size).eval()
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.normal_(module.bias, std=0.3)
+        elif hasattr(module, "attention_biases"):
+            nn.init.normal_(module.attention_biases)
+        elif isinstance(module, (nn.Conv2d, nn.Linear)) and affine != torch.float32:
+            module.weight.data = module.weight.data.to(affine)  # as precision="bf16_weights" stores them
+    image = torch.rand(2, 3, size, size)
+    with torch.autocast("cpu", torch.bfloat16, enabled=affine != torch.float32):
+        expected = encoder(image).detach().float()
+        with torch.inference_mode():
+            actual = encoder(image).float()
+    assert actual.is_contiguous() or actual.is_contiguous(memory_format=torch.channels_last)
+    tolerance = 1e-5 if affine == torch.float32 else 3e-2
+    assert (actual - expected).abs().max() < tolerance * expected.abs().max()
+
+
 def test_biases_set_after_a_pass_in_eval_mode_count():
     encoder = TinyViTEncoder(32).eval()
     image = torch.rand(1, 3, 32, 32)
