@@ -27,6 +27,7 @@ from lib.strategies import build_strategies, start_background_scoring
 from lib.trainers import RetrainTask
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX
+from monailabel.endpoints import infer
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.infer_v2 import InferTask
@@ -142,6 +143,8 @@ class MedsagaApp(MONAILabelApp):
         self._uploads = tempfile.TemporaryDirectory(prefix="medsaga-")
         tempfile.tempdir = self._uploads.name
         super().on_init_complete()
+        if isinstance(self._datastore, DicomDatastore):
+            infer.nifti_to_dicom_seg = self._datastore.proposal_as_seg
         start_background_scoring(self._strategies, self.datastore())
 
     def cleanup_sessions(self) -> None:

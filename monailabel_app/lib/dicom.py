@@ -333,6 +333,35 @@ class DicomDatastore(DICOMWebDatastore):
             raise HTTPException(405, "Final labels belong to the DICOM store: delete the SEG series there")
         LocalDatastore.remove_label(self, label_id, label_tag)
 
+    def proposal_as_seg(self, series_dir: str, label: str, label_info: list[dict[str, Any]], **_: Any) -> str:
+        """The answer to ``/infer`` with ``output=dicom_seg``, in place of MONAI Label's ``nifti_to_dicom_seg``.
+
+        That one names the segments by their order, so that a class that is absent shifts all names after it.
+
+        Args:
+            series_dir: folder with the instances of the series, beside the file of its image.
+            label: file of the mask.
+            label_info: names the values, as for :meth:`save_label`.
+
+        Returns:
+            the SEG's file.
+
+        Raises:
+            HTTPException: 422 for an empty mask, 400 for a value without a name.
+        """
+        image_file = self.get_image_uri(Path(series_dir).name)
+        mask = self._on_grid(label, sitk.ReadImage(image_file), image_file)
+        present = [int(v) for v in np.unique(sitk.GetArrayViewFromImage(mask)) if v]
+        if not present:
+            raise HTTPException(422, "The mask is empty; a DICOM segmentation needs at least one voxel")
+        with tempfile.NamedTemporaryFile(suffix=".dcm", delete=False) as file:
+            path = Path(file.name)  # among the uploads, which are removed in time
+        try:
+            write_seg(mask, self._names(present, {"label_info": label_info}), Path(series_dir), path, "MONAI Label")
+        except RuntimeError as e:
+            raise HTTPException(422, str(e)) from e
+        return str(path)
+
     def _on_grid(self, file: str, image: sitk.Image, image_file: str) -> sitk.Image:
         """A label file as uint8 on the image's grid."""
         unpacked = ""

@@ -192,6 +192,18 @@ def test_segmentations_of_others_are_left_alone(datastore, open_store, cases, tm
     assert other.datalist() == []
 
 
+@pytest.mark.usefixtures("clean")
+def test_a_proposals_segments_have_their_own_names_where_a_class_is_absent(datastore, cases, tmp_path):
+    case = cases["mr"]
+    folder = datastore.get_image_uri(case.series.uid).removesuffix(".nii.gz")
+    label = write_label(tmp_path / "l.nii.gz", (case.label == 2) * 2, case.series)
+    seg = pydicom.dcmread(datastore.proposal_as_seg(folder, label, VOLUME["label_info"]))
+    assert [s.SegmentLabel for s in seg.SegmentSequence] == ["posterior"]
+    assert stored_segs(case.series.study) == []
+    empty = write_label(tmp_path / "e.nii.gz", case.label * 0, case.series)
+    assert "empty" in fails(422, datastore.proposal_as_seg, folder, empty, VOLUME["label_info"])
+
+
 def fails(status: int, call, *args) -> str:
     with pytest.raises(HTTPException) as caught:
         call(*args)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import requests
+import SimpleITK as sitk  # noqa: N813
 from PIL import Image
 
 from ..bundles import run
@@ -22,11 +24,11 @@ VOLUME = [{"name": "anterior", "idx": 1}, {"name": "posterior", "idx": 2}]
 LUNGS = [{"name": name, "idx": index} for index, name in enumerate(("right lung", "left lung", "heart"), 1)]
 
 
-def infer(model: str, image: str, path: Path, **params) -> Path:
+def infer(model: str, image: str, path: Path, output: str = "image", **params) -> Path:
     """The mask that the server answers with."""
     answer = requests.post(
         f"{SERVER}/infer/{model}",
-        params={"image": image, "output": "image"},
+        params={"image": image, "output": output},
         data={"params": json.dumps({"device": "cpu", **params})},
         timeout=120,
     )
@@ -92,6 +94,19 @@ def test_a_click_segments_what_is_under_it(cases, tmp_path):
     assert set(np.unique(mask)) == {0, 1}
     inside = case.label == 2
     assert (mask[inside] > 0).sum() > (mask[~inside] > 0).sum(), "most of it is the clicked structure"
+
+
+def test_a_mask_can_be_had_as_seg(cases, tmp_path):
+    from lib.dicom_seg import read_seg
+
+    case = cases["ct"]
+    expected = infer("hippocampus", case.series.uid, tmp_path / "mask.nii.gz")
+    seg = infer("hippocampus", case.series.uid, tmp_path / "seg.dcm", output="dicom_seg", label_info=VOLUME)
+    seg = pydicom.dcmread(seg)
+    assert [s.SegmentLabel for s in seg.SegmentSequence] == ["anterior", "posterior"]
+    values = {entry["name"]: entry["idx"] for entry in VOLUME}
+    read = read_seg(seg, sitk.ReadImage(expected), values)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(sitk.ReadImage(expected)))
 
 
 def sitk_index(case, value: int) -> list[int]:
