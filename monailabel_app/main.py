@@ -145,6 +145,7 @@ class MedsagaApp(MONAILabelApp):
         super().on_init_complete()
         if isinstance(self._datastore, DicomDatastore):
             infer.nifti_to_dicom_seg = self._datastore.proposal_as_seg
+        mark_request()  # whoever has started it will use it now
         start_background_scoring(self._strategies, self.datastore())
 
     def cleanup_sessions(self) -> None:
