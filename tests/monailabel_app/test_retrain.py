@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -11,11 +12,13 @@ import pytest
 import torch
 from lib.datastore import CheckedDatastore
 from lib.served_model import ServedModel
-from lib.trainers import RetrainTask
+from lib.trainers import RetrainTask, retrain
+from lib.trainers.few_shot import few_shot_settings
 from lib.trainers.retrain import _verdict
 from lib.versions import Versions
 
 from medsaga.data import write_decathlon_phantoms
+from medsaga.optimizers import GaLoreAdamW
 from tests.integration.server import small_bundle
 
 REQUEST = {"device": "cpu", "max_epochs": 1}
@@ -182,3 +185,19 @@ def test_the_bundles_own_config_is_what_trains(task, labelled):
     still(REQUEST, labelled)
     second = torch.load(task.model.models_dir / "model_v2.pt", weights_only=True)
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize(("pretrained", "share"), [(True, 0.25), (False, 1.0)])
+def test_rates_fall_where_training_goes_on_from_what_has_learnt_much(task, labelled, monkeypatch, pretrained, share):
+    task(REQUEST, only(labelled, "phantom_000"))
+    rates = []
+
+    def step(self, *args, **kwargs):
+        rates.append([group["initial_lr"] for group in self.param_groups])
+
+    table = few_shot_settings(3, replaces=True)
+    monkeypatch.setattr(retrain, "few_shot_settings", lambda *_, **__: replace(table, rate=0.25))
+    monkeypatch.setattr(GaLoreAdamW, "step", step)
+    task({**REQUEST, "pretrained": pretrained}, labelled)
+    config = task.bundle_config
+    assert sorted(set(rates[0])) == pytest.approx(sorted([share * config["lr"], share * config["encoder_lr"]]))

@@ -7,6 +7,7 @@ import logging
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -283,6 +284,15 @@ def test_embeddings_are_of_the_bundles_image_size(site):
     assert site.model.sam_network().image_size > SIZE, "for prompts it is larger"
     network = SamSegmenter("vit_t", SIZE, 4, weights="lite_medsam").eval()
     scores = site.app._strategies["diversity"].background.scores["hippocampus"]
+    # a request and the background, both the first to need it
+    together = threading.Barrier(2)
+
+    def size_of_network(_):
+        together.wait()
+        return scores._network("embedding", scores.version("embedding"))[0].image_size
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(size_of_network, range(2))) == [SIZE, SIZE]
     assert scores.compute(["case_0"], "embedding", site.datastore, lambda: False)
     found = torch.tensor(scores.known(["case_0"], "embedding")["case_0"])
     torch.testing.assert_close(

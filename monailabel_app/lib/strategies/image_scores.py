@@ -125,14 +125,16 @@ class ImageScores:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if kind != "embedding" or not version.startswith(f"{self.model.pretrained}@"):
             return self.model.network(device), device
-        if self._published is None:
-            self._published = self.model.sam_network(device)
-            if self._published.image_size != self.model.image_size:
-                # for prompts it sees images larger than the bundle does, which takes a multiple of the time
-                self._published = SamSegmenter(
-                    self._published.encoder, self.model.image_size, self._published.num_classes, self.model.pretrained
-                )
-        return self._published.to(device).eval(), device
+        with COMPUTING:  # a request and the background may both be the first
+            if self._published is None:
+                published = self.model.sam_network(device)
+                if published.image_size != self.model.image_size:
+                    # for prompts it sees images larger than the bundle does, which takes a multiple of the time
+                    published = SamSegmenter(
+                        published.encoder, self.model.image_size, published.num_classes, self.model.pretrained
+                    )
+                self._published = published.to(device).eval()
+            return self._published, device
 
     def _score(
         self, network: SamSegmenter, device: str, path: str, kind: str, give_up: Callable[[], bool]

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 
 __all__ = ["FewShot", "few_shot_settings", "hold_back"]
 
-# (labels at least, optimizer steps, warmup steps, labels held back)
+# (labels at least, optimizer steps, warmup steps, labels held back, share of the rates when going on). A model that has
+# learnt from many labels loses at the bundle's full rates more than such a training regains: going on from 12 labels to
+# 20, Dice on 20 other hippocampus patients went from 0.831 to 0.802, at 0.3 of the rates to 0.839 (one run each).
 _TABLE = (
-    (1, 80, 10, 0),
-    (2, 100, 10, 0),
-    (3, 120, 15, 0),
-    (6, 160, 20, 1),
-    (10, 200, 20, 2),
-    (20, 300, 30, 4),
-    (50, 600, 50, 8),
+    (1, 80, 10, 0, 1.0),
+    (2, 100, 10, 0, 1.0),
+    (3, 120, 15, 0, 1.0),
+    (6, 160, 20, 1, 1.0),
+    (10, 200, 20, 2, 1.0),
+    (20, 300, 30, 4, 0.3),
+    (50, 600, 50, 8, 0.3),
 )
 
 
@@ -29,11 +31,13 @@ class FewShot:
         steps: optimizer steps, after which training ends at the end of an epoch.
         warmup: of these, with a rising rate.
         held_back: labels kept out of training to score the result with.
+        rate: share of the bundle's learning rates, where training goes on from trained weights.
     """
 
     steps: int
     warmup: int
     held_back: int
+    rate: float
 
     def epochs(self, steps_per_epoch: int) -> int:
         """Whole epochs that make up the steps."""
@@ -55,10 +59,10 @@ def few_shot_settings(labels: int, replaces: bool) -> FewShot:
     """
     if labels < 1:
         raise ValueError("no usable label yet: submit at least one, then train.")
-    _, steps, warmup, held_back = [row for row in _TABLE if row[0] <= labels][-1]
+    _, steps, warmup, held_back, rate = [row for row in _TABLE if row[0] <= labels][-1]
     if replaces and labels > 1:
         held_back = max(1, held_back)
-    return FewShot(steps, warmup, held_back)
+    return FewShot(steps, warmup, held_back, rate)
 
 
 def hold_back(cases: Sequence[str], number: int, learnt: Sequence[str], held_before: Sequence[str]) -> list[str]:

@@ -155,6 +155,11 @@ class RetrainTask(BundleTrainTask):
         batch_size = overrides.get("batch_size") or self.bundle_config["batch_size"]
         slices = len(self._dataset(overrides["train#dataset#data"], overrides))
         epochs = max_epochs or settings.epochs(-(-slices // batch_size))
+        rates = {}
+        if "weights" in overrides:
+            config = {key: self.bundle_config[key] for key in ("lr", "encoder_lr")}
+            # a rate that refers to the other one follows it
+            rates = {key: settings.rate * rate for key, rate in config.items() if not isinstance(rate, str)}
         workflow = ConfigWorkflow(
             config_file=self.bundle_config_path,
             meta_file=self.bundle_metadata_path,
@@ -162,6 +167,7 @@ class RetrainTask(BundleTrainTask):
             workflow_type=None,
             run_id="training",
             **overrides,
+            **rates,
             # scored once, at its end: chosen among epochs by the held-back labels, it would look better than it is
             **{"train#trainer#max_epochs": epochs, "val_interval": epochs, "warmup_steps": settings.warmup},
         )
