@@ -201,3 +201,11 @@ def test_rates_fall_where_training_goes_on_from_what_has_learnt_much(task, label
     task({**REQUEST, "pretrained": pretrained}, labelled)
     config = task.bundle_config
     assert sorted(set(rates[0])) == pytest.approx(sorted([share * config["lr"], share * config["encoder_lr"]]))
+
+
+def test_a_label_with_few_classes_counts_where_the_bundle_wants_slices_with_many(task, labelled):
+    path = task.model.path / "configs" / "train.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "min_classes": 5}))
+    answer = RetrainTask(task.model)(REQUEST, only(labelled, "phantom_000"))
+    assert answer["served"]

@@ -105,6 +105,8 @@ class RetrainTask(BundleTrainTask):
             "output_dir": str(self.work_dir),
             "model_path": str(self.work_dir / "candidate.pt"),
             "num_slices": None,
+            # a bundle may want slices with many classes, which a single label need not have
+            "min_classes": min(1, self.bundle_config["min_classes"]),
             "num_workers": 0,
             "resume": False,
             "patience": None,
