@@ -93,6 +93,11 @@ def test_what_is_done_is_shown_and_not_played_again(phantoms, tmp_path, monkeypa
     assert (tmp_path / "docs" / "figures" / "active_learning.png").stat().st_size > 1000
     values = json.loads((tmp_path / "docs" / "active_learning.json").read_text())
     assert [t["labels"] for t in values["mixed_seed0"]["trainings"]] == [1, 3]
+    words[3] = "random,mixed,entropy"  # the last has not begun
+    active_learning.main([*words, "--report"])
+    again = (tmp_path / "docs" / "active_learning.md").read_text()
+    assert again == text.replace("random,mixed", "random,mixed,entropy")
+    assert not (work / "entropy_seed0").exists()
 
 
 def test_an_unknown_strategy_is_named(capsys):

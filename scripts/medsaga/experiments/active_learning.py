@@ -310,22 +310,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--override", type=_override, nargs="+", default=[], metavar="KEY=VALUE", help="of the configs")
     parser.add_argument("--work", type=Path, default=Path("output/active_learning"), help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("docs"), help="for page and plot (default: %(default)s)")
+    parser.add_argument("--report", action="store_true", help="write the page of what has been done, and run nothing")
     parsed = parser.parse_args(arguments)
 
     bundle = Path(find_bundle(parsed.bundle)).absolute()
     app = bundle.parents[1] / "monailabel_app"
-    words = shlex.join(arguments if arguments is not None else sys.argv[1:])
+    words = shlex.join(word for word in (arguments or sys.argv[1:]) if word != "--report")
     command = f"python -m medsaga.experiments.active_learning {words}"
     dataset_dir, work = parsed.dataset_dir.expanduser().absolute(), parsed.work.absolute() / parsed.bundle
     # seed by seed: what is there when it is stopped can be compared
     runs = [Run(strategy, seed) for seed in parsed.seeds for strategy in parsed.strategies]
+    if parsed.report:
+        runs = [run for run in runs if (work / run.name / "run.json").is_file()]
+        if not runs:
+            parser.error(f"there is no run of these strategies and seeds in {work}")
     states: dict[Run, dict[str, Any]] = {}
     with tqdm(total=len(runs) * max(parsed.labels), unit="label") as progress:
         for run in runs:
             session = Session(run, bundle, dataset_dir, work, dict(parsed.override))
             progress.update(len(session.state["labels"]))
             progress.set_postfix_str(run.name)
-            if not session.done(parsed.labels):
+            if not parsed.report and not session.done(parsed.labels):
                 session.play(app, parsed.labels, progress)
             states[run] = session.state
             found = points(states, parsed.labels)
