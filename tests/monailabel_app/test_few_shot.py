@@ -29,7 +29,12 @@ def test_more_labels_train_longer_and_warm_up_within():
 
 @pytest.mark.parametrize(("per_epoch", "epochs"), [(1, 80), (50, 2), (500, 1)])
 def test_epochs_make_up_the_steps(per_epoch, epochs):
-    assert few_shot_settings(1, False).epochs(per_epoch) == epochs
+    assert few_shot_settings(1, True).epochs(per_epoch) == epochs
+
+
+def test_a_first_model_trains_longer():
+    for labels in (1, 3, 20):
+        assert few_shot_settings(labels, False).steps >= few_shot_settings(labels, True).steps + 100
 
 
 def test_no_label():
