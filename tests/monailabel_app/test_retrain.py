@@ -195,8 +195,10 @@ def test_rates_fall_where_training_goes_on_from_what_has_learnt_much(task, label
     def step(self, *args, **kwargs):
         rates.append([group["initial_lr"] for group in self.param_groups])
 
-    table = few_shot_settings(3, replaces=True)
-    monkeypatch.setattr(retrain, "few_shot_settings", lambda *_, **__: replace(table, rate=0.25))
+    def settings(labels, replaces, goes_on):
+        return replace(few_shot_settings(labels, replaces, goes_on), rate=0.25 if goes_on else 1.0)
+
+    monkeypatch.setattr(retrain, "few_shot_settings", settings)
     monkeypatch.setattr(GaLoreAdamW, "step", step)
     task({**REQUEST, "pretrained": pretrained}, labelled)
     config = task.bundle_config

@@ -21,7 +21,7 @@ _TABLE = (
     (20, 300, 30, 4, 0.3),
     (50, 600, 50, 8, 0.3),
 )
-# More steps for a first model, whose class head is fresh: it may stay near the classes' frequencies for a hundred steps
+# More steps for a class head that starts fresh: it may stay near the classes' frequencies for a hundred steps
 # before it learns. Of six first trainings on three labels one ended there after 145 steps, with a Dice of 0.242; after
 # 290 it had 0.733.
 _FRESH_HEAD = 150
@@ -35,7 +35,7 @@ class FewShot:
         steps: optimizer steps, after which training ends at the end of an epoch.
         warmup: of these, with a rising rate.
         held_back: labels kept out of training to score the result with.
-        rate: share of the bundle's learning rates, where training goes on from trained weights.
+        rate: share of the bundle's learning rates.
     """
 
     steps: int
@@ -48,7 +48,7 @@ class FewShot:
         return max(1, math.ceil(self.steps / steps_per_epoch))
 
 
-def few_shot_settings(labels: int, replaces: bool) -> FewShot:
+def few_shot_settings(labels: int, replaces: bool, goes_on: bool) -> FewShot:
     """Settings for a number of labels.
 
     With few labels each is worth more in training than in scoring, and a first model replaces nothing: all are learnt
@@ -57,6 +57,7 @@ def few_shot_settings(labels: int, replaces: bool) -> FewShot:
     Args:
         labels: number of labelled cases.
         replaces: there is a trained model in use.
+        goes_on: training starts from its weights.
 
     Raises:
         ValueError: no label.
@@ -66,7 +67,7 @@ def few_shot_settings(labels: int, replaces: bool) -> FewShot:
     _, steps, warmup, held_back, rate = [row for row in _TABLE if row[0] <= labels][-1]
     if replaces and labels > 1:
         held_back = max(1, held_back)
-    return FewShot(steps if replaces else steps + _FRESH_HEAD, warmup, held_back, rate)
+    return FewShot(steps, warmup, held_back, rate) if goes_on else FewShot(steps + _FRESH_HEAD, warmup, held_back, 1.0)
 
 
 def hold_back(cases: Sequence[str], number: int, learnt: Sequence[str], held_before: Sequence[str]) -> list[str]:

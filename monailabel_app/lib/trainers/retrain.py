@@ -78,7 +78,7 @@ class RetrainTask(BundleTrainTask):
         versions = Versions(self.model.models_dir)
         served = versions.served()
         learnt = served.trained_on if served else []
-        settings = few_shot_settings(len(cases), replaces=self.model.trained)
+        settings = few_shot_settings(len(cases), replaces=self.model.trained, goes_on="weights" in overrides)
         held_back = hold_back(list(cases), settings.held_back, learnt, served.held_back if served else [])
         train = [case for name, case in cases.items() if name not in held_back]
         overrides["train#dataset#data"] = train
@@ -157,11 +157,9 @@ class RetrainTask(BundleTrainTask):
         batch_size = overrides.get("batch_size") or self.bundle_config["batch_size"]
         slices = len(self._dataset(overrides["train#dataset#data"], overrides))
         epochs = max_epochs or settings.epochs(-(-slices // batch_size))
-        rates = {}
-        if "weights" in overrides:
-            config = {key: self.bundle_config[key] for key in ("lr", "encoder_lr")}
-            # a rate that refers to the other one follows it
-            rates = {key: settings.rate * rate for key, rate in config.items() if not isinstance(rate, str)}
+        config = {key: self.bundle_config[key] for key in ("lr", "encoder_lr")}
+        # a rate that refers to the other one follows it
+        rates = {key: settings.rate * rate for key, rate in config.items() if not isinstance(rate, str)}
         workflow = ConfigWorkflow(
             config_file=self.bundle_config_path,
             meta_file=self.bundle_metadata_path,
