@@ -59,8 +59,18 @@ async function connect() {
   await page.waitForSelector('.monaiLabelPanel button.actionButton', { timeout: 90000 });
   await until(() => window.cornerstone?.getEnabledElements().length >= 3 && window.cornerstone.cache.getVolumes().length);
   await pause(1500);
-  const status = await answered('GET', '/info/', () => page.click('.monaiLabelPanel button.actionButton'));
-  await until(() => window.services.segmentationService.getLabelmapVolume('1'));
+  // while a training takes the cores, OHIF's views may not be ready for the first answer: then a user connects again
+  let status;
+  for (let attempt = 1; ; attempt++) {
+    status = await answered('GET', '/info/', () => page.click('.monaiLabelPanel button.actionButton'));
+    try {
+      const made = () => window.services.segmentationService.getLabelmapVolume('1');
+      await page.waitForFunction(made, { timeout: 30000, polling: 200 });
+      break;
+    } catch (error) {
+      if (attempt === 3) throw error;
+    }
+  }
   await pause(2000);
   return status;
 }
