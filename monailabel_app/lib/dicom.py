@@ -305,10 +305,7 @@ class DicomDatastore(DICOMWebDatastore):
         image = sitk.ReadImage(image_file)
         label = self._on_grid(label_filename, image, image_file)
         values = sitk.GetArrayFromImage(label)
-        present = [int(v) for v in np.unique(values) if v]
-        if not present:
-            raise HTTPException(422, "The label is empty; a DICOM segmentation needs at least one voxel")
-        names = self._names(present, label_info or {})
+        names = self._names(_present(label), label_info or {})
         numbers = {label_key(name): number for name, number in self._labels.items()}
         unknown = [n for n in names.values() if label_key(n) not in numbers]
         if len(unknown) == len(names):
@@ -351,15 +348,10 @@ class DicomDatastore(DICOMWebDatastore):
         """
         image_file = self.get_image_uri(Path(series_dir).name)
         mask = self._on_grid(label, sitk.ReadImage(image_file), image_file)
-        present = [int(v) for v in np.unique(sitk.GetArrayViewFromImage(mask)) if v]
-        if not present:
-            raise HTTPException(422, "The mask is empty; a DICOM segmentation needs at least one voxel")
+        names = self._names(_present(mask), {"label_info": label_info})
         with tempfile.NamedTemporaryFile(suffix=".dcm", delete=False) as file:
             path = Path(file.name)  # among the uploads, which are removed in time
-        try:
-            write_seg(mask, self._names(present, {"label_info": label_info}), Path(series_dir), path, "MONAI Label")
-        except RuntimeError as e:
-            raise HTTPException(422, str(e)) from e
+        _write_seg(mask, names, Path(series_dir), path, "MONAI Label")
         return str(path)
 
     def _on_grid(self, file: str, image: sitk.Image, image_file: str) -> sitk.Image:
@@ -427,10 +419,7 @@ class DicomDatastore(DICOMWebDatastore):
         """Upload a label map as SEG; returns its series."""
         with tempfile.TemporaryDirectory() as work:
             path = Path(work) / "seg.dcm"
-            try:
-                write_seg(label, names, Path(self._datastore.image_path()) / image_id, path, creator)
-            except RuntimeError as e:
-                raise HTTPException(422, str(e)) from e
+            _write_seg(label, names, Path(self._datastore.image_path()) / image_id, path, creator)
             seg = pydicom.dcmread(path)
             answer = self._ask("store_instances", [seg])
             if answer.get("FailedSOPSequence"):
@@ -502,6 +491,21 @@ def _in_order(headers: dict[Path, Dataset]) -> list[Path]:
     if np.linalg.norm(steps - np.outer(gaps, normal), axis=1).max() > 0.1 * np.median(gaps):
         raise HTTPException(422, "The series' slices are shifted against each other (gantry tilt); resample it first")
     return files
+
+
+def _present(label: sitk.Image) -> list[int]:
+    """The values other than 0 that occur in a label map."""
+    present = [int(v) for v in np.unique(sitk.GetArrayViewFromImage(label)) if v]
+    if not present:
+        raise HTTPException(422, "The label is empty; a DICOM segmentation needs at least one voxel")
+    return present
+
+
+def _write_seg(label: sitk.Image, names: dict[int, str], series_dir: Path, path: Path, creator: str) -> None:
+    try:
+        write_seg(label, names, series_dir, path, creator)
+    except RuntimeError as e:
+        raise HTTPException(422, str(e)) from e
 
 
 def _same_grid(a: sitk.Image, b: sitk.Image) -> bool:

@@ -5,7 +5,9 @@ import json
 import nibabel as nib
 import numpy as np
 
-from medsaga.experiments.serving import _LITE, _copy, _enlarged, _fresh_weights, _median
+from medsaga.bundle import find_bundle
+from medsaga.experiments.bundle_copy import copy_bundle
+from medsaga.experiments.serving import _LITE, _enlarged, _fresh_weights, _median
 
 
 def test_the_ct_keeps_its_place_when_its_slices_are_enlarged(tmp_path):
@@ -20,7 +22,7 @@ def test_the_ct_keeps_its_place_when_its_slices_are_enlarged(tmp_path):
 
 def test_a_bundle_with_other_values_and_weights_that_fit(tmp_path):
     small = {**_LITE, "network_def#encoder": "vit_test", "image_size": 64, "weights": None}
-    bundle = _copy("spleen", tmp_path, small)
+    bundle = copy_bundle(find_bundle("spleen"), tmp_path / "spleen", small)
     train = json.loads((bundle / "configs" / "train.json").read_text())
     assert (train["image_size"], train["network_def"]["encoder"], train["weights"]) == (64, "vit_test", None)
     _fresh_weights(bundle)

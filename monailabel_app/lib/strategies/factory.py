@@ -12,13 +12,13 @@ from lib.served_model import ServedModel
 from lib.strategies.background import BackgroundScoring
 from lib.strategies.image_scores import ImageScores
 from lib.strategies.tasks import (
-    DiversityStrategy,
+    EmbeddingStrategy,
     FirstStrategy,
     MixedStrategy,
     RandomStrategy,
-    RepresentativeStrategy,
     UncertaintyStrategy,
 )
+from medsaga.active_learning import k_centre, k_medoids
 
 __all__ = ["build_strategies", "start_background_scoring"]
 
@@ -36,8 +36,8 @@ def build_strategies(models: Mapping[str, ServedModel], store_dir: Path) -> dict
         FirstStrategy(),
         UncertaintyStrategy("entropy", "Image whose segmentation has the highest entropy", background),
         UncertaintyStrategy("disagreement", "Image segmented differently when it is altered a little", background),
-        DiversityStrategy(background),
-        RepresentativeStrategy(background),
+        EmbeddingStrategy("diversity", "Image most unlike the labelled ones", background, k_centre),
+        EmbeddingStrategy("representative", "Image that is like many unlabelled ones", background, k_medoids),
         MixedStrategy(background),
     ]
     return {strategy.name: strategy for strategy in strategies}

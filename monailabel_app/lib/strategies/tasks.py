@@ -17,18 +17,19 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from lib.strategies.background import BackgroundScoring
 from lib.strategies.holds import available
 from lib.strategies.image_scores import ImageScores, pool
-from medsaga.active_learning import k_centre, k_medoids, mixed
+from medsaga.active_learning import k_medoids, mixed
 
 __all__ = [
-    "DiversityStrategy",
+    "EmbeddingStrategy",
     "FirstStrategy",
     "MixedStrategy",
     "RandomStrategy",
-    "RepresentativeStrategy",
     "UncertaintyStrategy",
 ]
 
 _BUDGET = 10.0  # seconds
+
+_Choose = Callable[[torch.Tensor, Sequence[int], int], list[int]]
 
 
 class _HandOut(Strategy):
@@ -130,28 +131,25 @@ class _Scored(_HandOut):
         """The answer, None where no image can be scored."""
 
 
-class DiversityStrategy(_Scored):
-    """The image that differs most from the labelled ones and from those being labelled, by SAM's embedding."""
+class EmbeddingStrategy(_Scored):
+    """Chooses by SAM's embeddings of the images, labelled ones and those being labelled among them.
 
-    def __init__(self, background: BackgroundScoring) -> None:
-        super().__init__("diversity", "Image most unlike the labelled ones", background, ["embedding"])
+    Args:
+        name: by which clients ask for it.
+        description: for clients.
+        background: with the scores of all bundles.
+        choose: takes embeddings, the rows of the labelled ones and how many to choose, and gives that many further
+            rows, as :func:`medsaga.active_learning.k_centre` does.
+    """
 
-    def rank(
-        self, scores: ImageScores, images: list[str], held: list[str], request: dict[str, Any], datastore: Datastore
-    ) -> dict[str, Any] | None:
-        return _by_embedding(k_centre, self.name, scores, images, held, request, datastore)
-
-
-class RepresentativeStrategy(_Scored):
-    """The image that stands for the most others which no labelled one, nor one being labelled, stands for yet."""
-
-    def __init__(self, background: BackgroundScoring) -> None:
-        super().__init__("representative", "Image that is like many unlabelled ones", background, ["embedding"])
+    def __init__(self, name: str, description: str, background: BackgroundScoring, choose: _Choose) -> None:
+        super().__init__(name, description, background, ["embedding"])
+        self.choose_rows = choose
 
     def rank(
         self, scores: ImageScores, images: list[str], held: list[str], request: dict[str, Any], datastore: Datastore
     ) -> dict[str, Any] | None:
-        return _by_embedding(k_medoids, self.name, scores, images, held, request, datastore)
+        return _by_embedding(self.choose_rows, self.name, scores, images, held, request, datastore)
 
 
 class _NeedsTraining(_Scored):
@@ -224,7 +222,7 @@ class MixedStrategy(_NeedsTraining):
 
 
 def _by_embedding(
-    choose: Callable[[torch.Tensor, Sequence[int], int], list[int]],
+    choose: _Choose,
     strategy: str,
     scores: ImageScores,
     images: list[str],

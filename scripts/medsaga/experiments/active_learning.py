@@ -71,8 +71,7 @@ class Session:
         self.run = run
         self.folder = work / run.name
         self.options = {**options, "seed": run.seed}
-        self.bundle = self.folder / bundle.name
-        copy_bundle(bundle, self.bundle, self.options)
+        self.bundle = copy_bundle(bundle, self.folder / bundle.name, self.options)
         config = ConfigParser()
         config.read_config(str(self.bundle / "configs" / "train.json"))
         config["dataset_dir"] = str(dataset_dir)
@@ -258,8 +257,7 @@ def page(
         "What a label is worth when the images to label are chosen by chance, by the model's uncertainty, by how they "
         "differ from the labelled ones or stand for the others, or by both (strategies of the MONAI Label app). Each "
         f"run starts a server of the app on {pool} images without labels and plays an annotator who knows the truth, "
-        "through the REST API "
-        "that viewers use.",
+        "through the REST API that viewers use.",
         "* Before there is a trained model he draws a box (2 clicks) for each class on each slice, and the server "
         "segments by published weights; later he is shown the automatic segmentation. For each class and slice whose "
         f"Dice is then below {GOOD_ENOUGH} he draws another box (2 clicks). The label that he submits is the truth. "
@@ -315,7 +313,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     bundle = Path(find_bundle(parsed.bundle)).absolute()
     app = bundle.parents[1] / "monailabel_app"
-    words = shlex.join(word for word in (arguments or sys.argv[1:]) if word != "--report")
+    given = sys.argv[1:] if arguments is None else arguments
+    words = shlex.join(word for word in given if word != "--report")
     command = f"python -m medsaga.experiments.active_learning {words}"
     dataset_dir, work = parsed.dataset_dir.expanduser().absolute(), parsed.work.absolute() / parsed.bundle
     # seed by seed: what is there when it is stopped can be compared

@@ -11,19 +11,22 @@ from typing import Any
 __all__ = ["copy_bundle"]
 
 
-def copy_bundle(bundle: Path, target: Path, options: Mapping[str, Any]) -> None:
+def copy_bundle(bundle: str | Path, target: Path, options: Mapping[str, Any]) -> Path:
     """Copy the configs, unless the target has them.
 
     Args:
         bundle: folder with ``configs``.
         target: folder for the copy.
         options: new values of the keys (``a#b`` for nested ones), in each config that has them.
+
+    Returns:
+        the target.
     """
     if (target / "configs").is_dir():
-        return
+        return target
     work = target / "configs.new"
     shutil.rmtree(work, ignore_errors=True)
-    shutil.copytree(bundle / "configs", work)
+    shutil.copytree(Path(bundle) / "configs", work)
     for path in work.glob("*.json"):
         content = json.loads(path.read_text())
         for key, value in options.items():
@@ -35,3 +38,4 @@ def copy_bundle(bundle: Path, target: Path, options: Mapping[str, Any]) -> None:
                 place[last] = value
         path.write_text(json.dumps(content, indent=4))
     work.rename(target / "configs")
+    return target

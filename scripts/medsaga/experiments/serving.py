@@ -68,7 +68,7 @@ def main() -> None:
 
 def _clicks(app: Path, work: Path, ct: Path) -> Iterable[tuple[str, str]]:
     """Clicks on 512 × 512 slices, with published weights and with a trained bundle's."""
-    bundle = _copy("spleen", work, _LITE)
+    bundle = copy_bundle(find_bundle("spleen"), work / "spleen", _LITE)
     studies = work / "studies"
     studies.mkdir(parents=True)
     nib.save(_enlarged(ct), studies / "ct.nii.gz")
@@ -106,7 +106,7 @@ def _automatic(app: Path, work: Path, ct: Path) -> Iterable[tuple[str, str]]:
     encoders = {"vit_t at 128 px": small, "vit_t at 256 px": _LITE, "vit_b at 512 px": {"weights": None}}
     for encoder, options in encoders.items():
         folder = work / encoder.replace(" ", "_")
-        bundle = _copy("spleen", folder, options)
+        bundle = copy_bundle(find_bundle("spleen"), folder / "spleen", options)
         _fresh_weights(bundle)
         studies = folder / "studies"
         studies.mkdir(parents=True)
@@ -124,7 +124,7 @@ def _automatic(app: Path, work: Path, ct: Path) -> Iterable[tuple[str, str]]:
 
 def _training(app: Path, work: Path) -> Iterable[tuple[str, str]]:
     """A volume of the hippocampus bundle's size, and a training on two of them."""
-    bundle = _copy("hippocampus", work, {})
+    bundle = copy_bundle(find_bundle("hippocampus"), work / "hippocampus", {})
     _fresh_weights(bundle)
     phantoms = write_decathlon_phantoms(work / "phantoms", cases=3, shape=(35, 50, 35))
     studies = work / "studies"
@@ -138,11 +138,6 @@ def _training(app: Path, work: Path) -> Iterable[tuple[str, str]]:
         for image in images[:2]:
             server.save_label(image, phantoms / "labelsTr" / f"{image}.nii.gz")
         yield "from a train request to the first optimizer step", f"{server.first_step():.1f}"
-
-
-def _copy(name: str, work: Path, options: dict[str, Any]) -> Path:
-    copy_bundle(Path(find_bundle(name)), work / name, options)
-    return work / name
 
 
 def _fresh_weights(bundle: Path) -> None:
