@@ -16,6 +16,7 @@ from zipfile import BadZipFile
 import requests
 import torch
 from filelock import FileLock
+from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -228,6 +229,8 @@ def load_weights(network: SamSegmenter, weights: str | Path, new_head: bool = Fa
     name; for such a file given by path, MedSAM's (none) if its name contains "medsam", else its encoder's (SAM's for a
     ViT, none for ``vit_t``), since its content cannot tell.
 
+    A network of another kind (``bundles/methods/unet.json`` and the like) takes its own trained weights only.
+
     Args:
         network: the network to fill.
         weights: a published name (key of ``PUBLISHED``) or the path of a checkpoint.
@@ -240,6 +243,9 @@ def load_weights(network: SamSegmenter, weights: str | Path, new_head: bool = Fa
         ValueError: when the file is damaged, is of another encoder, network or number of classes, or lies on other
             weights than those published.
     """
+    if not hasattr(network, "image_encoder"):
+        _load_other(network, Path(weights).expanduser())
+        return
     if weights in PUBLISHED:
         base, source, normalization = weights, weights, PUBLISHED[weights].normalization
         state = _published_state(base, network.encoder)
@@ -265,6 +271,16 @@ def load_weights(network: SamSegmenter, weights: str | Path, new_head: bool = Fa
     network.load_state_dict(state)
     network.base = base or network.base
     logger.info("loaded %s into %s at %d px", source, network.encoder, network.image_size)
+
+
+def _load_other(network: nn.Module, path: Path) -> None:
+    try:
+        network.load_state_dict(read_state(path)[0])
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} does not fit {type(network).__name__}: it was trained with another overlay of bundles/methods, or "
+            f"with other options. {error}"
+        ) from error
 
 
 def read_state(path: Path, encoder: str | None = None) -> tuple[dict[str, torch.Tensor], str | None]:
