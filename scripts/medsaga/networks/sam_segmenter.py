@@ -10,6 +10,7 @@ from monai.data import MetaTensor
 from segment_anything.modeling import PromptEncoder
 from torch import nn
 
+from .adapters import add_adapters
 from .checkpointing import CHECKPOINTING
 from .encoders import build_encoder, embedding_size
 from .lora import add_lora
@@ -49,6 +50,8 @@ class SamSegmenter(nn.Module):
         lora_mlp: LoRA in both layers of each MLP too (LiteMedSAM with LoRA).
         lora_decoder: freeze the mask decoder's transformer too and train LoRA in it as in the encoder; mask tokens,
             upscaling and hypernetworks are trained in full (SAMed_s).
+        adapter_dim: train adapters with a bottleneck of so many channels, and the decoder's second half (MSA).
+        adapter_depth: number of neighbouring slices that the encoder's blocks attend to as well; None for 2-D.
         checkpointing: what backward computes again rather than keeps in ``train()``. ``off``: nothing; ``blocks``: the
             insides of the encoder's blocks, save the attention to the whole image; ``least``: all, and one image and
             half a block at a time, also in the neck and the decoder.
@@ -84,6 +87,8 @@ class SamSegmenter(nn.Module):
         lora_projections: str = "qv",
         lora_mlp: bool = False,
         lora_decoder: bool = False,
+        adapter_dim: int | None = None,
+        adapter_depth: int | None = None,
         checkpointing: str = "off",
         offload: bool = False,
         precision: str = "fp32",
@@ -123,6 +128,12 @@ class SamSegmenter(nn.Module):
                 add_lora(self.mask_decoder.transformer, lora_rank, lora_projections, lora_mlp)
         elif lora_mlp or lora_decoder:
             raise ValueError("lora_mlp and lora_decoder are choices of LoRA: set lora_rank too, for example 4")
+        if adapter_dim is not None:
+            if lora_rank is not None:
+                raise ValueError("adapter_dim and lora_rank are two methods: set one of them")
+            add_adapters(self, adapter_dim, adapter_depth)
+        elif adapter_depth is not None:
+            raise ValueError("adapter_depth is a choice of the adapters: set adapter_dim too, for example 64")
 
         if weights is not None:
             load_weights(self, weights, new_head)
