@@ -1,11 +1,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from medsaga.data import decathlon_datalist, images_datalist, paired_folders_datalist, write_decathlon_phantoms
+from medsaga.data import (
+    bids_datalist,
+    decathlon_datalist,
+    images_datalist,
+    paired_folders_datalist,
+    write_decathlon_phantoms,
+)
 
 
 def touch(*paths):
@@ -29,10 +36,35 @@ def test_decathlon_cases_name_existing_files_and_the_patient(decathlon):
         assert Path(case["label"]).is_file()
 
 
-def test_decathlon_leaves_out_cases_that_were_not_copied(decathlon):
+def test_decathlon_leaves_out_cases_that_were_not_copied(decathlon, caplog):
     for folder in ("imagesTr", "labelsTr"):
         (decathlon / folder / "phantom_001.nii.gz").unlink()
     assert [case["patient"] for case in decathlon_datalist(decathlon)] == ["phantom_000", "phantom_002"]
+    assert "1 of the 3 cases" in caplog.text
+    assert "phantom_001" in caplog.text
+
+
+def test_decathlon_takes_what_dataset_json_names_and_nothing_else(decathlon, caplog):
+    touch(decathlon / "imagesTr" / "other.nii.gz", decathlon / "labelsTr" / "other.nii.gz")
+    assert len(decathlon_datalist(decathlon)) == 3
+    assert not caplog.text
+
+
+def test_decathlon_takes_several_lists_one_after_the_other(decathlon):
+    content = json.loads((decathlon / "dataset.json").read_text())
+    for folder in ("imagesVa", "labelsVa"):
+        touch(decathlon / folder / "second.nii.gz")
+    content["validation"] = [{"image": "./imagesVa/second.nii.gz", "label": "./labelsVa/second.nii.gz"}]
+    (decathlon / "dataset.json").write_text(json.dumps(content))
+    first = decathlon_datalist(decathlon)
+    assert len(first) == 3
+    both = decathlon_datalist(decathlon, ["training", "validation"])
+    assert both[:3] == first
+    second = [str(decathlon / folder / "second.nii.gz") for folder in ("imagesVa", "labelsVa")]
+    assert both[3:] == [{"image": second[0], "label": second[1], "patient": "second"}]
+    assert decathlon_datalist(decathlon, ["training", "more"]) == first
+    with pytest.raises(ValueError, match="list 'more' or 'most'"):
+        decathlon_datalist(decathlon, ["more", "most"])
 
 
 def remove(*names):
@@ -56,6 +88,7 @@ ALL = [f"{folder}/phantom_00{i}.nii.gz" for folder in ("imagesTr", "labelsTr") f
         (index("{"), ValueError, "dataset.json is not a Decathlon"),
         (index("7"), ValueError, "dataset.json is not a Decathlon"),
         (index('{"test": []}'), ValueError, "dataset.json is not a Decathlon"),
+        (index('"training"'), ValueError, "dataset.json is not a Decathlon"),
         (index('{"training": ["a.nii.gz"]}'), ValueError, "dataset.json is not a Decathlon"),
         (index('{"training": [{"image": "imagesTr/a.nii.gz"}]}'), ValueError, "dataset.json is not a Decathlon"),
         (index('{"training": []}'), FileNotFoundError, "None of the 0 cases"),
@@ -67,7 +100,68 @@ def test_decathlon_errors_say_what_is_wrong(decathlon, damage, error, message):
         decathlon_datalist(decathlon)
 
 
-@pytest.mark.parametrize("datalist", [decathlon_datalist, paired_folders_datalist, images_datalist])
+ISLES = [
+    "sub-strokecase0001/ses-0001/dwi/sub-strokecase0001_ses-0001_dwi.nii.gz",
+    "sub-strokecase0002/ses-0001/dwi/sub-strokecase0002_ses-0001_dwi.nii.gz",
+    "sub-strokecase0002/ses-0002/dwi/sub-strokecase0002_ses-0002_dwi.nii.gz",
+]
+
+
+def isles(root, *, raw="", flat=False, method=""):
+    """Empty files in the layout of ISLES 2022; the pairs that the datalist has to find."""
+    pairs = []
+    for name in ISLES:
+        image = root / raw / (name.replace("/dwi/", "/") if flat else name)
+        label = root / "derivatives" / method / name.replace("/dwi/", "/").replace("_dwi", "_msk")
+        # what a subject's folder has besides
+        touch(
+            image, label, image.parent / image.name.replace("_dwi", "_adc"), image.with_suffix("").with_suffix(".json")
+        )
+        touch(image.parent / f"._{image.name}", label.with_name(label.name.replace("msk.nii.gz", "snp.png")))
+        pairs.append((str(image), str(label)))
+    touch(root / "participants.tsv")
+    return pairs
+
+
+@pytest.mark.parametrize(
+    "layout", [{}, {"raw": "rawdata"}, {"raw": "rawdata", "flat": True}, {"method": "manual_masks"}]
+)
+def test_bids_pairs_images_and_masks_by_name(tmp_path, layout):
+    pairs = isles(tmp_path, **layout)
+    datalist = bids_datalist(tmp_path, "dwi", "msk")
+    assert [(case["image"], case["label"]) for case in datalist] == pairs
+    # both sessions of a subject fall in the same part of a split
+    assert [case["patient"] for case in datalist] == ["sub-strokecase0001", "sub-strokecase0002", "sub-strokecase0002"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda image, label: label.unlink(), r"1 of 3 images have no label; .*0002_ses-0002_msk\.nii\.gz"),
+        (lambda image, label: image.unlink(), r"1 of 3 labels have no image; .*0002_ses-0002_dwi\.nii\.gz"),
+        (lambda image, label: shutil.rmtree(image.parents[3] / "derivatives"), "folder 'derivatives'"),
+        (lambda image, label: [p.unlink() for p in image.parents[3].rglob("*_dwi.nii.gz")], r"No image sub-\*_dwi"),
+    ],
+)
+def test_bids_errors_name_what_is_missing(tmp_path, damage, message):
+    image, label = isles(tmp_path)[-1]
+    damage(Path(image), Path(label))
+    with pytest.raises(FileNotFoundError, match=message):
+        bids_datalist(tmp_path, "dwi", "msk")
+
+
+def test_bids_refuses_two_images_of_one_name(tmp_path):
+    image = Path(isles(tmp_path)[0][0])
+    touch(image.parents[1] / image.name)
+    with pytest.raises(ValueError, match="same name"):
+        bids_datalist(tmp_path, "dwi", "msk")
+
+
+def bids(folder):
+    return bids_datalist(folder, "dwi", "msk")
+
+
+@pytest.mark.parametrize("datalist", [decathlon_datalist, bids, paired_folders_datalist, images_datalist])
 def test_missing_folder_is_named_with_the_option_to_set(tmp_path, datalist):
     with pytest.raises(FileNotFoundError, match=r"nowhere.*--dataset_dir"):
         datalist(tmp_path / "nowhere")
@@ -156,3 +250,5 @@ def test_real_data_sets_are_listed_whole(sample_data):
     assert 0 < len(hippocampus) <= len(listed)
     for name in ("JSRT", "BUSI"):
         assert len(paired_folders_datalist(sample_data / name)) == len(list((sample_data / name / "images").iterdir()))
+    stroke = bids_datalist(sample_data / "ISLES2022", "dwi", "msk")
+    assert {case["patient"] for case in stroke} == {p.name for p in (sample_data / "ISLES2022").glob("sub-*")}

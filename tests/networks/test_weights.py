@@ -6,9 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from monai.data import DataLoader
+from monai.engines import SupervisedTrainer
 from torch.nn import functional as F
 
-from medsaga.networks import PUBLISHED, SamSegmenter, load_weights, weights_path
+from medsaga.handlers import TrainingState
+from medsaga.losses import LogitResolutionDiceCELoss
+from medsaga.networks import PUBLISHED, SamSegmenter, load_weights, trained_state, weights_path
 
 SIZE = 96  # of the reference model in conftest.py
 
@@ -317,3 +321,114 @@ def test_weights_to_start_from_are_not_taken_for_a_trained_bundles(tmp_path):
         load_weights(network, tmp_path / "model.pt", trained=True)
     torch.save(network.state_dict(), tmp_path / "model.pt")
     load_weights(SamSegmenter("vit_test", 64, 3), tmp_path / "model.pt", trained=True)
+
+
+# --- what was trained, on published weights ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def base(sam_file, monkeypatch, tmp_path):
+    """The small SAM's file, published as sam_vit_b."""
+    path = tmp_path / "published" / FILE
+    path.parent.mkdir()
+    path.write_bytes(sam_file.read_bytes())
+    publish(monkeypatch, path.parent, "http://127.0.0.1:9/", path.read_bytes())
+    monkeypatch.setitem(PUBLISHED, "sam_vit_b", replace(PUBLISHED["sam_vit_b"], encoder="vit_test"))
+    return path
+
+
+def train(network):
+    """Move what is trained."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.rand_like(parameter, dtype=torch.float32) / 10)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"lora_rank": 4}, {"lora_rank": 4, "lora_decoder": True, "lora_mlp": True}, {}],
+    ids=["samed", "samed_s", "all weights"],
+)
+@pytest.mark.parametrize("precision", ["fp32", "bf16_weights"])
+def test_what_was_trained_is_enough(base, tmp_path, options, precision):
+    options = {"image_size": 64, "num_classes": 3, "precision": precision, **options}
+    network = small(weights="sam_vit_b", **options)
+    train(network)
+    torch.save(trained_state(network), tmp_path / "model.pt")
+    saved = torch.load(tmp_path / "model.pt", weights_only=True)["model"]
+    moved = {name for name, p in network.named_parameters() if p.requires_grad}
+    unused = {name for name, _ in network.named_parameters() if "iou_prediction_head" in name}  # fresh and frozen
+    assert set(saved) == moved | unused | {"pixel_mean", "pixel_std"}
+
+    other = small(**options)
+    load_weights(other, tmp_path / "model.pt", trained=True)
+    for name, value in network.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+    again = trained_state(other)
+    assert again["base"] == trained_state(network)["base"] and set(again["model"]) == set(saved)
+
+
+def test_what_was_trained_fits_another_image_size(base, tmp_path):
+    network = small(64, num_classes=3, weights="sam_vit_b", lora_rank=4)
+    train(network)
+    torch.save(trained_state(network), tmp_path / "model.pt")
+    other = small(SIZE, num_classes=3, weights=tmp_path / "model.pt", lora_rank=4)
+    assert torch.equal(other.image_encoder.pos_embed, small(weights="sam_vit_b").image_encoder.pos_embed)
+
+
+def test_what_was_trained_needs_its_base(base, tmp_path, monkeypatch):
+    network = small(64, weights="sam_vit_b", lora_rank=4)
+    content = trained_state(network)
+    file, published = tmp_path / "model.pt", PUBLISHED["sam_vit_b"]
+    torch.save(content, file)
+    with pytest.raises(ValueError, match="'sam_vit_b' are of encoder vit_test, the network has vit_t"):
+        SamSegmenter("vit_t", 64, 4, weights=file, lora_rank=4)
+
+    monkeypatch.setitem(PUBLISHED, "sam_vit_b", replace(published, checksum="sha256:0"))
+    with pytest.raises(ValueError, match=rf"trained on sam_vit_b \({published.checksum}\), which is none of"):
+        load_weights(network, file)
+    monkeypatch.setitem(PUBLISHED, "sam_vit_b", published)
+    torch.save(content | {"base": content["base"] | {"weights": "sam_vit_x"}}, file)
+    with pytest.raises(ValueError, match="trained on sam_vit_x .*which is none of: sam_vit_b"):
+        load_weights(network, file)
+
+    torch.save(content, file)
+    base.write_bytes(b"others")
+    with pytest.raises(RuntimeError, match="is not sam_vit_b"):
+        load_weights(network, file)
+    base.unlink()
+    with pytest.raises(RuntimeError, match="cannot download"):
+        load_weights(network, file)
+
+
+def test_a_network_that_lies_on_nothing_published_says_so(sam_file):
+    with pytest.raises(ValueError, match=r"starts from no published weights: choose one of sam_vit_b"):
+        trained_state(small(weights=sam_file))
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_training_saves_what_it_changed(base, tmp_path, caplog, published):
+    """``trained_only`` of TrainingState, with a real trainer."""
+    network = small(64, num_classes=2, weights="sam_vit_b" if published else base, lora_rank=2)
+    items = [{"image": torch.rand(1, 64, 64), "label": torch.zeros(1, 64, 64).long()}]
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad])
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    files = {"state_dir": tmp_path, "model_path": tmp_path / "model.pt"}
+    state = TrainingState(**files, network=network, optimizer=optimizer, lr_scheduler=schedule, trained_only="true")
+    SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=1,
+        train_data_loader=DataLoader(items, batch_size=1),
+        network=network,
+        optimizer=optimizer,
+        loss_function=LogitResolutionDiceCELoss(),
+        train_handlers=[state],
+    ).run()
+    assert ("will hold the whole network" in caplog.text) == (not published)
+    sizes = {name: (tmp_path / name).stat().st_size for name in ("model.pt", "last.pt")}
+    whole = sum(value.nbytes for value in network.state_dict().values())
+    assert (sizes["model.pt"] < whole) == published
+    other = small(64, num_classes=2, weights=tmp_path / "model.pt", lora_rank=2)
+    for name, value in network.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name

@@ -140,6 +140,41 @@ def test_frozen_parameters_and_empty_groups_are_left_out(frozen, left):
     assert all(p.requires_grad for group in groups for p in group["params"])
 
 
+@pytest.mark.parametrize(
+    ("trained", "expected"),
+    [
+        (["image_encoder.*"], {"encoder_galore": 2, "encoder": 10}),
+        (["prompt_encoder.*", "mask_decoder.*"], {"decoder": 3}),
+        (["*.qkv.*", "mask_decoder.weight"], {"encoder_galore": 1, "encoder": 1, "decoder": 1}),
+        (None, {"encoder_galore": 2, "encoder": 10, "decoder": 3}),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_is_not_to_be_trained_is_frozen(trained, expected, wrapped):
+    network = Network()
+    groups = sam_param_groups(nn.ModuleDict({"module": network}) if wrapped else network, trained=trained)
+    assert {group["name"]: len(group["params"]) for group in groups} == expected
+    grouped = {id(p) for group in groups for p in group["params"]}
+    assert grouped == {id(p) for p in network.parameters() if p.requires_grad}
+
+
+def test_what_the_network_has_frozen_stays_frozen():
+    network = Network()
+    network.image_encoder.qkv.requires_grad_(False)
+    groups = sam_param_groups(network, trained=["image_encoder.*"])
+    assert not network.image_encoder.qkv.weight.requires_grad
+    assert "image_encoder.qkv.weight" not in names(network, groups)["encoder_galore"]
+
+
+@pytest.mark.parametrize("pattern", ["encoder.*", "image_encoder.lora.weight"])
+def test_a_pattern_without_a_trainable_parameter_is_refused_before_anything_is_frozen(pattern):
+    network = Network()
+    network.image_encoder.lora.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"trained='.*image_encoder\., mask_decoder\., prompt_encoder\."):
+        sam_param_groups(network, trained=["mask_decoder.*", pattern])
+    assert network.mask_decoder.weight.requires_grad
+
+
 @pytest.mark.parametrize("wrappers", [["module"], ["_orig_mod"], ["module", "_orig_mod"]])
 def test_wrapped_networks_are_sorted_alike(wrappers):
     plain = wrapped = Network()

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from monai.data import load_decathlon_datalist
 
-__all__ = ["decathlon_datalist", "images_datalist", "name_without_suffix", "paired_folders_datalist"]
+__all__ = [
+    "bids_datalist",
+    "decathlon_datalist",
+    "images_datalist",
+    "name_without_suffix",
+    "paired_folders_datalist",
+]
 
 Datalist = list[dict[str, str]]
+
+logger = logging.getLogger(__name__)
 
 
 def name_without_suffix(path: str | Path) -> str:
@@ -29,14 +40,21 @@ def _existing_folder(path: str | Path, what: str) -> Path:
     return folder
 
 
-def decathlon_datalist(dataset_dir: str | Path) -> Datalist:
+def decathlon_datalist(dataset_dir: str | Path, lists: Sequence[str] = ("training",)) -> Datalist:
     """Labelled cases of a Medical Segmentation Decathlon folder (``dataset.json``, ``imagesTr``, ``labelsTr``).
 
-    Each file is one patient, as in the Decathlon's tasks. Cases that ``dataset.json`` lists and that are not there at
-    all (part of a data set was copied) are left out; an image without its label, or the reverse, is an error.
+    Each file is one patient, as in the Decathlon's tasks. Which files are cases is what ``dataset.json`` says: files
+    that it does not name are not looked at. Cases that it names and that are not there at all (part of a data set was
+    copied) are left out with a warning; an image without its label, or the reverse, is an error.
+
+    Args:
+        dataset_dir: the folder with ``dataset.json``.
+        lists: names of the lists of labelled cases to take from ``dataset.json``, one after the other, those that it
+            has. The Decathlon labels ``training`` only, AMOS also ``validation`` (``imagesVa``, ``labelsVa``).
 
     Raises:
         FileNotFoundError: no such folder, no ``dataset.json``, an image or label missing, or no case at all.
+        ValueError: a ``dataset.json`` that cannot be read or has none of the lists.
     """
     folder = _existing_folder(dataset_dir, "data set folder")
     index = folder / "dataset.json"
@@ -45,15 +63,22 @@ def decathlon_datalist(dataset_dir: str | Path) -> Datalist:
             f"{index} is missing: {folder} is not a Decathlon folder (dataset.json, imagesTr, labelsTr)."
         )
     try:
-        cases = load_decathlon_datalist(str(index), is_segmentation=True, data_list_key="training")
+        content = json.loads(index.read_text())
+        named = [name for name in lists if name in content]
+        if not named:
+            raise KeyError(*lists)
+        cases = [case for name in named for case in load_decathlon_datalist(str(index), data_list_key=name)]
         pairs = [(Path(case["image"]), Path(case["label"])) for case in cases]
     except (KeyError, TypeError, ValueError) as err:
+        wanted = " or ".join(f"'{name}'" for name in lists)
         raise ValueError(
-            f"{index} is not a Decathlon dataset.json with a list 'training' of images and labels: {err!r}"
+            f"{index} is not a Decathlon dataset.json with a list {wanted} of images and labels: {err!r}"
         ) from err
     datalist: Datalist = []
+    absent: list[str] = []
     for image, label in pairs:
         if not image.exists() and not label.exists():
+            absent.append(name_without_suffix(image))
             continue
         for path, other in ((image, label), (label, image)):
             if not path.exists():
@@ -61,7 +86,69 @@ def decathlon_datalist(dataset_dir: str | Path) -> Datalist:
         datalist.append({"image": str(image), "label": str(label), "patient": name_without_suffix(image)})
     if not datalist:
         raise FileNotFoundError(f"None of the {len(pairs)} cases that {index} lists is in {folder}.")
+    if absent:
+        logger.warning(
+            f"{len(absent)} of the {len(pairs)} cases that {index} lists are not in {folder}, neither image nor label, "
+            f"and are left out: {_some(absent)}."
+        )
     return datalist
+
+
+def bids_datalist(dataset_dir: str | Path, image: str, label: str) -> Datalist:
+    """Labelled cases of a BIDS data set whose labels are in its folder ``derivatives``, as that of ISLES 2022.
+
+    ``sub-0001/ses-0001/dwi/sub-0001_ses-0001_dwi.nii.gz`` is the image of
+    ``derivatives/sub-0001/ses-0001/sub-0001_ses-0001_msk.nii.gz`` for the suffixes ``dwi`` and ``msk``: the names up to
+    the suffix are equal, and which folders of the subject lie between does not matter. Subjects are looked for in
+    ``rawdata`` where there is such a folder. A subject is one patient, whatever the number of its sessions.
+
+    Args:
+        dataset_dir: the folder that holds ``derivatives`` and the subjects or ``rawdata``.
+        image: last part of the images' names, such as ``dwi``, ``adc`` or ``FLAIR``.
+        label: last part of the labels' names, such as ``msk``.
+
+    Raises:
+        FileNotFoundError: no such folder, no image, an image without its label, or the reverse.
+        ValueError: two images, or two labels, of one name.
+
+    Source: Brain Imaging Data Structure, https://bids-specification.readthedocs.io/
+    """
+    folder = _existing_folder(dataset_dir, "data set folder")
+    raw = folder / "rawdata" if (folder / "rawdata").is_dir() else folder
+    derivatives = _existing_folder(folder / "derivatives", "folder 'derivatives' of the data set")
+    image_of = _by_entities(raw, ("sub-*",), image)
+    label_of = _by_entities(derivatives, ("sub-*", "*/sub-*"), label)  # the second as BIDS has it, one folder a method
+    if not image_of:
+        raise FileNotFoundError(
+            f"No image sub-*_{image}.nii.gz in the subjects' folders of {raw}: is this the BIDS folder that holds them?"
+        )
+    for what, where, suffix, has, lacks in (
+        ("images have no label", derivatives, label, image_of, label_of),
+        ("labels have no image", raw, image, label_of, image_of),
+    ):
+        missing = [f"{name}_{suffix}.nii.gz" for name in has if name not in lacks]
+        if missing:
+            raise FileNotFoundError(f"{len(missing)} of {len(has)} {what}; missing in {where}: {_some(missing)}.")
+    return [
+        {"image": str(path), "label": str(label_of[name]), "patient": name.split("_")[0]}
+        for name, path in image_of.items()
+    ]
+
+
+def _by_entities(folder: Path, subjects: Sequence[str], suffix: str) -> dict[str, Path]:
+    """Files of a BIDS suffix in the subjects' folders by what their names say before it: ``sub-0001_ses-0001``."""
+    found: dict[str, Path] = {}
+    for path in sorted(p for subject in subjects for p in folder.glob(f"{subject}/**/sub-*_{suffix}.nii*")):
+        name = name_without_suffix(path).removesuffix(f"_{suffix}")
+        if name in found:
+            raise ValueError(f"{found[name]} and {path} have the same name; which of them is meant?")
+        found[name] = path
+    return found
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 def paired_folders_datalist(
@@ -101,7 +188,7 @@ def paired_folders_datalist(
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of {len(image_of)} images have no label of the same name in {folder / labels}: "
-            f"{', '.join(missing[:5])}."
+            f"{_some(missing)}."
         )
     datalist: Datalist = []
     for stem, image in image_of.items():

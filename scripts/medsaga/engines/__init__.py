@@ -1,3 +1,4 @@
+from .corrected_batch import OneClassInferer, PrepareCorrectedBatch
 from .prompted_batch import PreparePromptedBatch
 
-__all__ = ["PreparePromptedBatch"]
+__all__ = ["OneClassInferer", "PrepareCorrectedBatch", "PreparePromptedBatch"]

@@ -57,7 +57,7 @@ class PreparePromptedBatch(PrepareBatch):
             points, labels = zip(*(_clicks(mask) for mask in objects))
             prompts["points"] = (torch.stack(points).to(device), torch.stack(labels).to(device))
         if kind != 0:
-            prompts["boxes"] = torch.stack([_box(mask) for mask in objects]).to(device)
+            prompts["boxes"] = torch.stack([box_of(mask) for mask in objects]).to(device)
         return image, label, (), prompts
 
 
@@ -101,7 +101,7 @@ def _neighbourhood(mask: torch.Tensor) -> torch.Tensor:
     return near
 
 
-def _box(mask: torch.Tensor) -> torch.Tensor:
+def box_of(mask: torch.Tensor) -> torch.Tensor:
     """The object's box with jitter, (4,) x0, y0, x1, y1 in pixels; a random one where there is no object."""
     size = mask.shape[-1]
     if not mask.any():

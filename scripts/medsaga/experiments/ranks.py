@@ -9,11 +9,8 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import shlex
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +20,7 @@ from matplotlib.figure import Figure
 
 from medsaga.bundle import find_bundle
 
+from .bundle_run import execute
 from .machine import describe_machine
 
 __all__ = ["METHODS", "Run", "main"]
@@ -62,61 +60,14 @@ def plan(ranks: list[int], seeds: list[int]) -> list[Run]:
     return runs + [Run(METHODS[2], None, seed) for seed in seeds]
 
 
-def execute(run: Run, bundle: Path, work: Path, options: dict[str, object]) -> None:
-    """Train and evaluate, unless that has been done with the same options.
-
-    Leaves in ``work/run.name`` the bundle's output, ``model.pt``, ``log.txt`` and, when all is done, ``run.json``.
+def perform(run: Run, bundle: Path, work: Path, options: dict[str, object]) -> None:
+    """Train and evaluate in ``work/run.name``, unless that has been done with the same options.
 
     Raises:
         RuntimeError: when the folder holds a run with other options, or a command fails.
     """
-    folder = work / run.name
-    options = {**options, **run.options}
-    # before the run, so that one that was cut off is not resumed with other options either
-    settings = folder / "options.json"
-    if settings.is_file() and json.loads(settings.read_text()) != json.loads(json.dumps(options)):
-        raise RuntimeError(
-            f"{folder} holds a run with {settings.read_text()}, not {json.dumps(options)}: delete it, or choose "
-            "another folder with --work"
-        )
-    if (folder / "run.json").is_file():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    settings.write_text(json.dumps(options))
-    paths = {
-        "output_dir": folder / "output",
-        "model_path": folder / "model.pt",
-        "cache_dir": work / "cache",
-    }
     overlays = [bundle.parent / "methods" / run.overlay] if run.overlay else []
-    resumed = (folder / "output" / "last.pt").is_file()
-    words = _words("training", bundle, ["train"], overlays, {**options, **paths, "resume": True})
-    seconds, peak = _call(words, folder / "log.txt")
-    _call(_words("evaluating", bundle, ["train", "evaluate"], overlays, {**options, **paths}), folder / "log.txt")
-    content = {"minutes": seconds / 60, "resumed": resumed, "peak_rss": peak}
-    (folder / "run.json").write_text(json.dumps(content))
-
-
-def _words(run_id: str, bundle: Path, configs: list[str], overlays: list[Path], options: dict) -> list[str]:
-    files = [str(path) for path in [*(bundle / "configs" / f"{name}.json" for name in configs), *overlays]]
-    words = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", run_id, "--config_file", str(files)]
-    return words + [word for key, value in options.items() for word in (f"--{key}", str(value))]
-
-
-def _call(words: list[str], log: Path) -> tuple[float, int]:
-    """Run a command; return its seconds and its peak resident memory in bytes."""
-    start = time.perf_counter()
-    with log.open("a") as file:
-        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT)
-        try:
-            _, status, usage = os.wait4(process.pid, 0)  # tells of this process alone
-        except BaseException:
-            process.kill()
-            raise
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{shlex.join(words)} failed:\n...{log.read_text()[-2000:]}\nThe whole log is {log}")
-    return time.perf_counter() - start, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    execute(work / run.name, bundle, overlays, {**options, **run.options}, work / "cache")
 
 
 @dataclass
@@ -229,7 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
     picture = parsed.output / "figures" / f"ranks_{parsed.bundle}.png"
     for run in runs:
         print(f"{run.name}: in {work / run.name}", flush=True)
-        execute(run, bundle, work, options)
+        perform(run, bundle, work, options)
         found = results(runs, work)
         text = (
             f"# GaLore, LoRA and full AdamW on `{parsed.bundle}`\n\n"

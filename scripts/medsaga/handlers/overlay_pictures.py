@@ -35,7 +35,8 @@ def draw_overlay(
     if volume:
         shown = np.flatnonzero(np.any([(m > 0).any(axis=(0, 1)) for m in masks.values()], axis=0))
         shown = shown if len(shown) else np.arange(image.shape[-1])
-        shown = shown[np.unique(np.linspace(0, len(shown) - 1, min(num_slices, len(shown))).round().astype(int))]
+        count = min(num_slices, len(shown))
+        shown = shown[(2 * np.arange(count) + 1) * len(shown) // (2 * count)]  # the middles of equal parts
         panels = [(f"slice {i}", image[..., i], {k: m[..., i] for k, m in masks.items()}) for i in shown]
     else:
         panels = [("", image, masks)]

@@ -13,6 +13,8 @@ from ignite.engine import Engine, Events
 from monai.utils import set_determinism
 from torch import nn
 
+from medsaga.networks import trained_state
+
 __all__ = ["TrainingState"]
 
 
@@ -43,9 +45,12 @@ class TrainingState:
             are taken as what they say.
         patience: stop after this many validations in a row without a better one; None never stops early.
         seed: of the global random states, with the epoch.
+        trained_only: leave out of ``model_path`` what is still as in the published weights that the network started
+            from (:func:`~medsaga.networks.trained_state`); a text as for ``resume``. A network that started from
+            others, such as an earlier training's, is saved as a whole.
 
     Raises:
-        ValueError: ``resume`` is neither.
+        ValueError: ``resume`` or ``trained_only`` is neither.
         RuntimeError: as the run starts, when the file to resume from is damaged or of another network or optimiser.
     """
 
@@ -60,6 +65,7 @@ class TrainingState:
         resume: bool | str = False,
         patience: int | None = None,
         seed: int = 0,
+        trained_only: bool | str = False,
     ) -> None:
         self.last, self.best = Path(state_dir) / "last.pt", Path(state_dir) / "best.pt"
         self.model_path = Path(model_path)
@@ -67,13 +73,15 @@ class TrainingState:
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.evaluator = evaluator
-        if str(resume).lower() not in ("true", "false"):
-            raise ValueError(f"resume must be true or false, got {resume!r}.")
-        self.resume = str(resume).lower() == "true"
+        self.resume = _is_true("resume", resume)
         self.patience = patience
         self.seed = seed
         self.selection = {"best_metric": float("-inf"), "best_epoch": 0, "validated_epoch": 0, "without_better": 0}
         self.logger = logging.getLogger(__name__)
+        self.trained_only = _is_true("trained_only", trained_only)
+        if self.trained_only and getattr(self.network, "base", None) is None:
+            self.logger.warning(f"No published weights to leave out: {self.model_path} will hold the whole network.")
+            self.trained_only = False
 
     def attach(self, engine: Engine) -> None:
         """
@@ -95,7 +103,7 @@ class TrainingState:
         if not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0:
             state = self._state(engine)
             if better:
-                _write(state["network"], self.model_path)
+                _write(trained_state(self.network) if self.trained_only else state["network"], self.model_path)
                 _write(state, self.best)
             _write(state, self.last)
         self._stop_without_better(engine)
@@ -163,6 +171,12 @@ class TrainingState:
             self.logger.info(f"{self.model_path}: weights of epoch {epoch}, validation {metric:.4f}.")
         else:
             self.logger.info(f"{self.model_path}: weights of the last epoch, {engine.state.epoch}; no validation.")
+
+
+def _is_true(name: str, value: bool | str) -> bool:
+    if str(value).lower() not in ("true", "false"):
+        raise ValueError(f"{name} must be true or false, got {value!r}.")
+    return str(value).lower() == "true"
 
 
 def _write(content: Any, path: Path) -> None:

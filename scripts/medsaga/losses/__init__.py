@@ -1,3 +1,4 @@
 from .dice_ce import LogitResolutionDiceCELoss
+from .dice_focal import LogitResolutionDiceFocalLoss
 
-__all__ = ["LogitResolutionDiceCELoss"]
+__all__ = ["LogitResolutionDiceCELoss", "LogitResolutionDiceFocalLoss"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from monai.losses import DiceCELoss
+
+from .resolution import to_logits_resolution
 
 __all__ = ["LogitResolutionDiceCELoss"]
 
@@ -32,7 +33,5 @@ class LogitResolutionDiceCELoss(DiceCELoss):
             input: logits (B, k, h, w).
             target: class numbers (B, 1, H, W).
         """
-        if target.shape[-2:] != input.shape[-2:]:
-            target = F.interpolate(target.float(), size=input.shape[-2:], mode="nearest-exact")
         # under autocast the logits are half precision, and sums over a batch of pixels are not
-        return super().forward(input.float(), target)
+        return super().forward(input.float(), to_logits_resolution(target, input))

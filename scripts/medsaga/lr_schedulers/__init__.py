@@ -1,5 +1,6 @@
 """Learning rate schedules."""
 
+from .plateau import ValidationPlateauLR
 from .warmup import WarmupPolynomialLR
 
-__all__ = ["WarmupPolynomialLR"]
+__all__ = ["ValidationPlateauLR", "WarmupPolynomialLR"]

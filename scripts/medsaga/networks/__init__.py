@@ -1,10 +1,11 @@
 """Segment Anything networks for medical images: build one by ``SamSegmenter``, name it in a config's ``_target_``."""
 
 from .encoders import ENCODERS, build_encoder
+from .lora import merge_lora
 from .mask_decoder import ClassMaskDecoder
 from .sam_segmenter import SamSegmenter
 from .tiny_vit import TinyViTEncoder
-from .weights import PUBLISHED, load_weights, weights_path
+from .weights import PUBLISHED, load_weights, trained_state, weights_path
 
 __all__ = [
     "ENCODERS",
@@ -14,5 +15,7 @@ __all__ = [
     "TinyViTEncoder",
     "build_encoder",
     "load_weights",
+    "merge_lora",
+    "trained_state",
     "weights_path",
 ]

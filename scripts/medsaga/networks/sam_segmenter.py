@@ -10,6 +10,7 @@ from monai.data import MetaTensor
 from segment_anything.modeling import PromptEncoder
 from torch import nn
 
+from .adapters import add_adapters
 from .checkpointing import CHECKPOINTING
 from .encoders import build_encoder, embedding_size
 from .lora import add_lora
@@ -43,7 +44,14 @@ class SamSegmenter(nn.Module):
             ``lite_medsam``) or a checkpoint file. None leaves the fresh random weights.
         new_head: take from published weights all but what predicts the masks, which starts fresh; right for training
             new classes. A number of classes other than SAM's four masks always starts so.
-        lora_rank: freeze the image encoder and train LoRA of this rank on its queries and values instead (SAMed).
+        lora_rank: freeze the image encoder and train LoRA of this rank on its attention instead (SAMed).
+        lora_projections: the projections that LoRA updates, letters of ``qkvo``: to queries, keys and values, and the
+            attention's output. ``qv`` as in SAMed.
+        lora_mlp: LoRA in both layers of each MLP too (LiteMedSAM with LoRA).
+        lora_decoder: freeze the mask decoder's transformer too and train LoRA in it as in the encoder; mask tokens,
+            upscaling and hypernetworks are trained in full (SAMed_s).
+        adapter_dim: train adapters with a bottleneck of so many channels, and the decoder's second half (MSA).
+        adapter_depth: number of neighbouring slices that the encoder's blocks attend to as well; None for 2-D.
         checkpointing: what backward computes again rather than keeps in ``train()``. ``off``: nothing; ``blocks``: the
             insides of the encoder's blocks, save the attention to the whole image; ``least``: all, and one image and
             half a block at a time, also in the neck and the decoder.
@@ -56,7 +64,7 @@ class SamSegmenter(nn.Module):
 
     Raises:
         ValueError: when the encoder or another choice is unknown, the size does not fit it, there are fewer than two
-            classes, or the weights are of another network.
+            classes, or the weights are of another network; when a choice of LoRA is made without ``lora_rank``.
 
     Shape:
         - image: (B, 1 or 3, S, S), intensities in [0, 1]
@@ -64,7 +72,8 @@ class SamSegmenter(nn.Module):
           m = S for ``vit_t``, m = S / 4 for the others
 
     Source:
-        MedSAGa (arXiv 2407.15042), section 3; Segment Anything (arXiv 2304.02643).
+        MedSAGa (arXiv 2407.15042), section 3; Segment Anything (arXiv 2304.02643); SAMed (arXiv 2304.13785), section
+        3.
     """
 
     def __init__(
@@ -75,6 +84,11 @@ class SamSegmenter(nn.Module):
         weights: str | Path | None = None,
         new_head: bool = False,
         lora_rank: int | None = None,
+        lora_projections: str = "qv",
+        lora_mlp: bool = False,
+        lora_decoder: bool = False,
+        adapter_dim: int | None = None,
+        adapter_depth: int | None = None,
         checkpointing: str = "off",
         offload: bool = False,
         precision: str = "fp32",
@@ -90,6 +104,7 @@ class SamSegmenter(nn.Module):
         self.image_size = image_size
         self.num_classes = num_classes
         self.precision = precision
+        self.base: str | None = None  # published weights that the loaded ones lie on, see trained_state
 
         self.image_encoder = build_encoder(encoder, image_size, checkpointing, offload)
         grid = embedding_size(encoder, image_size)
@@ -108,7 +123,17 @@ class SamSegmenter(nn.Module):
         self.prompt_encoder.no_mask_embed.requires_grad_(True)
         self.mask_decoder.iou_prediction_head.requires_grad_(False)
         if lora_rank is not None:
-            add_lora(self.image_encoder, lora_rank)
+            add_lora(self.image_encoder, lora_rank, lora_projections, lora_mlp)
+            if lora_decoder:
+                add_lora(self.mask_decoder.transformer, lora_rank, lora_projections, lora_mlp)
+        elif lora_mlp or lora_decoder:
+            raise ValueError("lora_mlp and lora_decoder are choices of LoRA: set lora_rank too, for example 4")
+        if adapter_dim is not None:
+            if lora_rank is not None:
+                raise ValueError("adapter_dim and lora_rank are two methods: set one of them")
+            add_adapters(self, adapter_dim, adapter_depth)
+        elif adapter_depth is not None:
+            raise ValueError("adapter_depth is a choice of the adapters: set adapter_dim too, for example 64")
 
         if weights is not None:
             load_weights(self, weights, new_head)

@@ -10,22 +10,25 @@ import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import requests
 import torch
 from filelock import FileLock
+from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from .encoders import VIT_GEOMETRY
+from .lora import lora_options
+from .lora_files import from_samed, samed_encoder
 from .tiny_vit import from_lite_medsam
 
 if TYPE_CHECKING:
     from .sam_segmenter import SamSegmenter
 
-__all__ = ["NORMALIZATION", "PUBLISHED", "Published", "load_weights", "weights_path"]
+__all__ = ["NORMALIZATION", "PUBLISHED", "Published", "load_weights", "read_state", "trained_state", "weights_path"]
 
 logger = logging.getLogger(__name__)
 
@@ -200,16 +203,22 @@ def _checksum(path: Path, published: Published) -> str:
 
 # --- loading --------------------------------------------------------------------------------------------------------
 
+_DECODER_TRANSFORMER = "mask_decoder.transformer."
+_NO_LORA = {"lora_rank": None, "lora_projections": "qv", "lora_mlp": False, "lora_decoder": False}
+# parameters that SAM does not have: LoRA's and the adapters'
+_ADDED = re.compile(r"\.lora_|_adapter\.")
+
 
 def load_weights(network: SamSegmenter, weights: str | Path, new_head: bool = False, trained: bool = False) -> None:
     """Load published weights or a checkpoint file into a network, strictly.
 
     The file may be of SAM's, MedSAM's or LiteMedSAM's format, or a checkpoint of a ``SamSegmenter``, bare or under the
-    key ``model`` or ``network``. Loading adapts three things and nothing else:
+    key ``model`` or ``network``, or one that :func:`trained_state` has made, or one of SAMed's (:func:`read_state`).
+    Loading adapts three things and nothing else:
 
     * Image size: the absolute positions are interpolated bicubically and the relative positions of global attention
       blocks linearly (SAMed, arXiv 2304.13785, section 4.1). Tables of windowed blocks do not depend on the size.
-    * LoRA: a network with LoRA takes weights of SAM's format as its frozen part, and its own LoRA starts fresh.
+    * LoRA and adapters: a network that has them takes weights of SAM's format as its frozen part, and they start fresh.
     * Classes: SAM's four mask tokens are guesses at one object, not classes. With ``new_head``, or when the network has
       another number of classes, the network's own fresh mask tokens, hypernetworks and IoU head stay, as in SAMed.
       (Copies of SAM's start from confident, wrong logits: on 100 hippocampus slices the mean loss of steps 100 to 120
@@ -220,6 +229,8 @@ def load_weights(network: SamSegmenter, weights: str | Path, new_head: bool = Fa
     name; for such a file given by path, MedSAM's (none) if its name contains "medsam", else its encoder's (SAM's for a
     ViT, none for ``vit_t``), since its content cannot tell.
 
+    A network of another kind (``bundles/methods/unet.json`` and the like) takes its own trained weights only.
+
     Args:
         network: the network to fill.
         weights: a published name (key of ``PUBLISHED``) or the path of a checkpoint.
@@ -229,60 +240,150 @@ def load_weights(network: SamSegmenter, weights: str | Path, new_head: bool = Fa
     Raises:
         FileNotFoundError: when the file does not exist.
         RuntimeError: when published weights cannot be downloaded.
-        ValueError: when the file is damaged, or is of another encoder, network or number of classes.
+        ValueError: when the file is damaged, is of another encoder, network or number of classes, or lies on other
+            weights than those published.
     """
+    if not hasattr(network, "image_encoder"):
+        _load_other(network, Path(weights).expanduser())
+        return
     if weights in PUBLISHED:
-        published = PUBLISHED[weights]
-        if published.encoder != network.encoder:
-            raise ValueError(
-                f"weights {weights!r} are of encoder {published.encoder}, the network has {network.encoder}: "
-                f"set encoder={published.encoder!r}, or choose weights of {network.encoder}"
-            )
-        path = weights_path(weights)
-        normalization = published.normalization
+        base, source, normalization = weights, weights, PUBLISHED[weights].normalization
+        state = _published_state(base, network.encoder)
     else:
-        path = Path(weights).expanduser()
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} does not exist. If it is a bundle's model, train the bundle first; published weights are "
-                f"{', '.join(PUBLISHED)}."
-            )
-        normalization = "unit" if network.encoder == "vit_t" or "medsam" in path.name.lower() else "sam"
+        source = Path(weights).expanduser()
+        state, base = read_state(source, network.encoder)
+        normalization = "unit" if network.encoder == "vit_t" or "medsam" in source.name.lower() else "sam"
 
-    state = _read(path)
     own = "pixel_mean" in state
     if trained and not own:
         raise ValueError(
-            f"{path} holds weights to start from (SAM's format), not those of a trained bundle: train the bundle with "
-            "them, or take the models/model.pt of a training"
+            f"{source} holds weights to start from (SAM's format), not those of a trained bundle: train the bundle "
+            "with them, or take the models/model.pt of a training"
         )
     if not own:
-        mean, std = NORMALIZATION[normalization]
-        state["pixel_mean"] = torch.tensor(mean).view(3, 1, 1)
-        state["pixel_std"] = torch.tensor(std).view(3, 1, 1)
-        state = from_lite_medsam(state)
+        state = from_lite_medsam(state) | _normalization(normalization)
     if _encoder_of(state) == network.encoder:
-        _fit_classes(state, network, own, new_head, path)
+        _fit_classes(state, network, own, new_head, source)
         _fit_positions(state, network)
         if not own:
-            state.update({key: fresh for key, fresh in network.state_dict().items() if ".lora_" in key})
-    _check(state, network, path)
+            state.update({key: fresh for key, fresh in network.state_dict().items() if _ADDED.search(key)})
+    _check(state, network, source)
     network.load_state_dict(state)
-    logger.info("loaded %s into %s at %d px", path, network.encoder, network.image_size)
+    network.base = base or network.base
+    logger.info("loaded %s into %s at %d px", source, network.encoder, network.image_size)
 
 
-def _read(path: Path) -> dict[str, torch.Tensor]:
+def _load_other(network: nn.Module, path: Path) -> None:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, BadZipFile, ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{path} cannot be read: it is damaged or no checkpoint of tensors only ({reason})") from error
+        network.load_state_dict(read_state(path)[0])
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} does not fit {type(network).__name__}: it was trained with another overlay of bundles/methods, or "
+            f"with other options. {error}"
+        ) from error
+
+
+def read_state(path: Path, encoder: str | None = None) -> tuple[dict[str, torch.Tensor], str | None]:
+    """Read a checkpoint file; what it leaves to published weights is taken from those.
+
+    A file of :func:`trained_state` names them and their checksum. SAMed's and SAMed_s's files do not: they are taken to
+    lie on SAM's weights of their encoder, as its code has it by default, and their images, as there, to be in [0, 1]
+    and not normalised.
+
+    Args:
+        path: the file.
+        encoder: encoder that published weights must have, so that none are fetched that cannot fit; None for any.
+
+    Returns:
+        State dict under the file's names, and the name of the published weights it lies on, if it does.
+
+    Raises:
+        FileNotFoundError: when the file does not exist.
+        RuntimeError: when the published weights cannot be downloaded.
+        ValueError: when the file is damaged or holds no state dict, or lies on weights unknown here or of another
+            encoder.
+    """
+    content = _load(path)
+    state = content
     for key in ("model", "network"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f'{path} holds no state dict: save network.state_dict(), bare or as {{"model": ...}}')
-    return dict(state)
+
+    if isinstance(content.get("base"), dict):
+        base, checksum, keys = (content["base"].get(key) for key in ("weights", "checksum", "keys"))
+        if base not in PUBLISHED or PUBLISHED[base].checksum != checksum:
+            known = ", ".join(f"{name} ({published.checksum})" for name, published in PUBLISHED.items())
+            raise ValueError(f"{path} holds what was trained on {base} ({checksum}), which is none of: {known}")
+        published = _published_state(base, encoder)
+        return {key: published[key] for key in keys or () if key in published} | state, base
+    if (adapted := samed_encoder(state)) is not None:
+        base = f"sam_{adapted}"
+        published = _published_state(base, encoder)
+        frozen = {key: x for key, x in published.items() if key.startswith(("image_encoder.", _DECODER_TRANSFORMER))}
+        return frozen | from_samed(state) | _normalization("unit"), base
+    return dict(state), None
+
+
+def trained_state(network: SamSegmenter) -> dict[str, Any]:
+    """What training has changed: a checkpoint as small as the method, that lies on the published weights.
+
+    It holds every tensor that is not, bit for bit, that of the published weights the network started from, fitted to
+    its image size: 20 MB for SAMed's LoRA on ViT-B with 9 classes and 7 MB for SAMed_s, instead of 369 MB.
+    :func:`load_weights` fetches and adds the rest. Frozen weights that the network holds in bfloat16 come back in the
+    precision of the network that loads them.
+
+    Args:
+        network: a network that was built with published weights, or with such a checkpoint.
+
+    Returns:
+        ``model``: the tensors; ``base``: name and checksum of the published weights, and what to take from them.
+
+    Raises:
+        RuntimeError: when the published weights are no longer there and cannot be downloaded.
+        ValueError: when the network did not start from published weights.
+    """
+    if network.base is None:
+        raise ValueError(f"the network starts from no published weights: choose one of {', '.join(PUBLISHED)}")
+    state = network.state_dict()
+    published = _published_state(network.base, network.encoder)
+    _fit_positions(published, network)
+    same = [k for k, x in state.items() if k in published and torch.equal(x.cpu(), published[k].to(x.dtype))]
+    return {
+        "model": {key: value for key, value in state.items() if key not in same},
+        "base": {"weights": network.base, "checksum": PUBLISHED[network.base].checksum, "keys": same},
+    }
+
+
+def _published_state(name: str, encoder: str | None) -> dict[str, torch.Tensor]:
+    """Published weights under this project's names."""
+    published = PUBLISHED[name]
+    if encoder not in (None, published.encoder):
+        raise ValueError(
+            f"weights {name!r} are of encoder {published.encoder}, the network has {encoder}: "
+            f"set encoder={published.encoder!r}, or choose weights of {encoder}"
+        )
+    return from_lite_medsam(read_state(weights_path(name))[0])
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist. If it is a bundle's model, train the bundle first; published weights are "
+            f"{', '.join(PUBLISHED)}."
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, BadZipFile, ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{path} cannot be read: it is damaged or no checkpoint of tensors only ({reason})") from error
+
+
+def _normalization(name: str) -> dict[str, torch.Tensor]:
+    """The buffers of a ``SamSegmenter`` that normalise intensities."""
+    mean, std = NORMALIZATION[name]
+    return {"pixel_mean": torch.tensor(mean).view(3, 1, 1), "pixel_std": torch.tensor(std).view(3, 1, 1)}
 
 
 def _encoder_of(state: dict[str, torch.Tensor]) -> str | None:
@@ -298,14 +399,16 @@ def _encoder_of(state: dict[str, torch.Tensor]) -> str | None:
     return "vit_t" if patches is not None and patches.shape == (32, 3, 1, 1) else None
 
 
-def _fit_classes(state: dict[str, torch.Tensor], network: SamSegmenter, own: bool, new_head: bool, path: Path) -> None:
+def _fit_classes(
+    state: dict[str, torch.Tensor], network: SamSegmenter, own: bool, new_head: bool, source: str | Path
+) -> None:
     tokens = state.get("mask_decoder.mask_tokens.weight")
     wanted = network.num_classes
     if tokens is None or (len(tokens) == wanted and (own or not new_head)):
         return
     if own or len(tokens) != 4:
         raise ValueError(
-            f"{path} has {len(tokens)} classes, the network has {wanted}: set num_classes={len(tokens)}, "
+            f"{source} has {len(tokens)} classes, the network has {wanted}: set num_classes={len(tokens)}, "
             "or start from published weights"
         )
     head = tuple(
@@ -336,11 +439,25 @@ def _fit_positions(state: dict[str, torch.Tensor], network: SamSegmenter) -> Non
                 state[key] = table[0].T
 
 
-def _lora_rank(state: dict[str, torch.Tensor]) -> int | None:
-    return next((len(value) for key, value in state.items() if key.endswith(".lora_a_q")), None)
+def _lora_advice(trained: dict[str, Any], wanted: dict[str, Any], source: str | Path) -> str:
+    """What to do about weights and a network whose options of LoRA differ."""
+    has = f"the network with {_settings(wanted)}" if wanted else "the network has no LoRA"
+    if not trained:
+        return f"it was trained without LoRA, {has}: leave out the overlay bundles/methods/samed.json"
+    overlay = "samed_s" if trained["lora_decoder"] else "lite_lora" if trained["lora_mlp"] else "samed"
+    differing = {key: value for key, value in trained.items() if value != (_NO_LORA | wanted)[key]}
+    return (
+        f"it was trained with LoRA ({_settings(trained)}), {has}: set {_settings(differing, 'network_def#')}, as the "
+        f"overlay bundles/methods/{overlay}.json does"
+        + ("" if wanted else f", or merge it: python -m medsaga.networks.merge {source} MERGED")
+    )
 
 
-def _check(state: dict[str, torch.Tensor], network: SamSegmenter, path: Path) -> None:
+def _settings(options: dict[str, Any], prefix: str = "") -> str:
+    return ", ".join(f"{prefix}{key}={value}" for key, value in options.items())
+
+
+def _check(state: dict[str, torch.Tensor], network: SamSegmenter, source: str | Path) -> None:
     expected = network.state_dict()
     problems = {
         "missing": [key for key in expected if key not in state],
@@ -357,17 +474,12 @@ def _check(state: dict[str, torch.Tensor], network: SamSegmenter, path: Path) ->
     )
     if found not in (None, network.encoder):
         advice = f"it seems to be of encoder {found}, the network has {network.encoder}: set encoder={found!r}"
-    elif (trained := _lora_rank(state)) != (wanted := _lora_rank(expected)):
-        has = f"has lora_rank={wanted}" if wanted else "has no LoRA"
-        if trained:
-            remedy = f"set network_def#lora_rank={trained}, with the overlay bundles/methods/samed.json"
-            advice = f"it was trained with LoRA of rank {trained}, the network {has}: {remedy}"
-        else:
-            advice = f"it was trained without LoRA, the network {has}: leave out the overlay bundles/methods/samed.json"
+    elif (trained := lora_options(state)) != (wanted := lora_options(expected)):
+        advice = _lora_advice(trained, wanted, source)
     else:
         seems = f"encoder {found}" if found else "no encoder known here"
         advice = (
             f"it seems to be of {seems}, but not as saved by SAM, MedSAM, LiteMedSAM or SamSegmenter; "
             f"the network is SamSegmenter(encoder={network.encoder!r})"
         )
-    raise ValueError(f"{path} does not fit: {advice}. {details}")
+    raise ValueError(f"{source} does not fit: {advice}. {details}")

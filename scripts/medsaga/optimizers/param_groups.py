@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
@@ -25,6 +27,7 @@ def sam_param_groups(
     projection: str = "one-sided",
     weight_decay: float = 0.1,
     encoder_prefix: str = "image_encoder.",
+    trained: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Sort the trainable parameters of a SAM network into the groups of MedSAGa.
 
@@ -34,8 +37,13 @@ def sam_param_groups(
     * ``"decoder"``: everything else (mask decoder, prompt embeddings), in plain AdamW.
 
     Parameters are told apart by name and shape alone. Frozen ones (``requires_grad=False``) are left out, and so is a
-    group that would be empty, so the paper's ablations need no more than freezing. As in MedSAGa and SAMed the weight
-    decay applies to every parameter, vectors and tables included.
+    group that would be empty. As in MedSAGa and SAMed the weight decay applies to every parameter, vectors and tables
+    included.
+
+    ``trained`` freezes the rest of the network, as the paper's ablations do. That is done here, because the groups are
+    made before all that has to know: the optimizer's hooks, ``DistributedDataParallel``, which would wait for
+    gradients of parameters that are not used, and the first forward pass, which then keeps nothing for them. The state
+    dict of the network stays the same, so its weights are loaded and resumed without knowing what was trained.
 
     Args:
         network: the network, also wrapped in ``DistributedDataParallel`` or ``torch.compile``.
@@ -48,22 +56,23 @@ def sam_param_groups(
         projection: ``"one-sided"`` or ``"two-sided"``, see :class:`~medsaga.optimizers.GaLoreAdamW`.
         weight_decay: decoupled weight decay of all groups.
         encoder_prefix: what the names of the encoder's parameters begin with.
+        trained: patterns of names as in :mod:`fnmatch`, such as ``"image_encoder.*.attn.*"``. What matches none of them
+            is frozen; what the network has frozen itself stays so. ``None`` freezes nothing.
 
     Returns:
         Groups for :class:`~medsaga.optimizers.GaLoreAdamW`, each with a ``"name"`` for logs.
 
     Raises:
-        ValueError: when no parameter's name begins with ``encoder_prefix``, or no parameter is trainable.
+        ValueError: when no parameter's name begins with ``encoder_prefix``, a pattern of ``trained`` matches no
+            trainable parameter, or no parameter is trainable.
 
-    Source: MedSAGa (arXiv 2407.15042), section on training.
+    Source: MedSAGa (arXiv 2407.15042), section on training, and its ablations for ``trained``.
     """
     named = {_unwrapped(name): parameter for name, parameter in network.named_parameters()}
     if not any(name.startswith(encoder_prefix) for name in named):
-        roots = sorted({name.split(".")[0] + "." for name in named})
-        raise ValueError(
-            f"no parameter's name begins with encoder_prefix={encoder_prefix!r}. The network's parameters begin with: "
-            f"{', '.join(roots) or '(it has none)'}"
-        )
+        raise ValueError(f"no parameter's name begins with encoder_prefix={encoder_prefix!r}. {_roots(named)}")
+    if trained is not None:
+        _freeze_others(named, trained)
     groups: dict[str, dict[str, Any]] = {
         "encoder_galore": {
             "lr": encoder_lr,
@@ -95,6 +104,24 @@ def sam_param_groups(
         for name, options in groups.items()
         if members[name]
     ]
+
+
+def _roots(named: dict[str, nn.Parameter]) -> str:
+    roots = sorted({name.split(".")[0] + "." for name in named})
+    return f"The network's parameters begin with: {', '.join(roots) or '(it has none)'}"
+
+
+def _freeze_others(named: dict[str, nn.Parameter], trained: Sequence[str]) -> None:
+    matches = {
+        pattern: {name for name, p in named.items() if p.requires_grad and fnmatchcase(name, pattern)}
+        for pattern in trained
+    }
+    for pattern, names in matches.items():
+        if not names:
+            raise ValueError(f"trained={pattern!r} matches no trainable parameter. {_roots(named)}")
+    for name, parameter in named.items():
+        if not any(name in names for names in matches.values()):
+            parameter.requires_grad_(False)
 
 
 def _unwrapped(name: str) -> str:

@@ -1,0 +1,93 @@
+"""Training chunks of neighbouring slices, for networks that look along a volume's third axis."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.transforms import Compose
+
+from .slice_cache import CachedCase
+from .slice_dataset import SliceDataset
+
+__all__ = ["SliceChunks"]
+
+logger = logging.getLogger(__name__)
+
+
+class _Chunks:
+    """A cached case that is read a chunk at a time, the slices as channels."""
+
+    def __init__(self, cached: CachedCase, depth: int) -> None:
+        self.cached = cached
+        self.depth = depth
+
+    def read(self, start: int) -> dict[str, torch.Tensor]:
+        slices = [self.cached.read(start + i) for i in range(self.depth)]
+        return {key: torch.cat([item[key] for item in slices]) for key in ("image", "label")}
+
+
+class SliceChunks(SliceDataset):
+    """Chunks of D neighbouring slices of volumes, as :class:`~medsaga.data.SliceDataset` has single slices.
+
+    A volume is cut into chunks from its first slice, as :class:`~medsaga.inferers.SliceBatchInferer` cuts it; the last
+    chunk ends with the last slice and may overlap the one before. All slices of a chunk are augmented alike.
+
+    Args:
+        data: as in :class:`~medsaga.data.SliceDataset`, volumes only.
+        preprocessing: as there.
+        num_classes: as there.
+        cache_dir: as there.
+        depth: number D of slices in a chunk.
+        transform: of one slice {"image": (C, H, W), "label": (1, H, W)}, as there. It gets the slices of a chunk as
+            channels, so it must treat all channels alike.
+        num_slices: N of few-shot training, of which N // D chunks are drawn; None takes all.
+        min_classes: only chunks with a slice that shows at least as many classes besides background.
+        seed: as there.
+        num_workers: as there.
+
+    Raises:
+        ValueError: as there; when a case has fewer slices than a chunk.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[dict],
+        preprocessing: Compose,
+        num_classes: int,
+        cache_dir: str | Path,
+        depth: int,
+        transform: Compose | None = None,
+        num_slices: int | None = None,
+        min_classes: int = 0,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(data, preprocessing, num_classes, cache_dir, transform, None, min_classes, seed, num_workers)
+        self.depth = depth
+        lengths = [len(cached.classes) for cached in self.cases]
+        for case, length in zip(data, lengths):
+            if length < depth:
+                raise ValueError(
+                    f"{case['image']} has {length} slice{'s' if length > 1 else ''}, a chunk has depth={depth}: lower "
+                    "it, or train the 2-D form"
+                )
+        chunks = sorted({(c, min(i - i % depth, lengths[c] - depth)) for c, i in self.slices})
+        if num_slices is not None:
+            order = np.random.RandomState(seed).permutation(len(chunks))
+            chunks = [chunks[i] for i in order[: max(1, num_slices // depth)]]
+        self.slices = chunks  # (case, first slice)
+        self.cases = [_Chunks(cached, depth) for cached in self.cases]
+        logger.info(f"{len(chunks)} chunks of {depth} slices.")
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, torch.Tensor]:
+        """
+        Returns:
+            image (D, C, S, S) and label (D, 1, S, S). A batch of these is (B, D, C, S, S), which ``prepare_batch``
+            lays flat: (B D, C, S, S), each D slices neighbours.
+        """
+        data = super().__getitem__(item)
+        return {key: data[key].unflatten(0, (self.depth, -1)) for key in ("image", "label")}

@@ -1,0 +1,133 @@
+"""A network as OpenVINO files: image encoder, decoder without prompts, decoder with boxes."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import warnings
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from segment_anything.modeling.image_encoder import get_rel_pos
+from torch import nn
+
+from medsaga.files import write_json
+from medsaga.networks import SamSegmenter
+from medsaga.networks.attention import RelPosAttention, folded_attention
+
+__all__ = ["BOX_DECODER", "DECODER", "DESCRIPTION", "ENCODER", "export_network", "import_openvino"]
+
+ENCODER, DECODER, BOX_DECODER = "encoder.xml", "decoder.xml", "box_decoder.xml"
+DESCRIPTION = "network.json"
+
+
+def import_openvino() -> ModuleType:
+    """OpenVINO, which only exported networks need.
+
+    Raises:
+        RuntimeError: when it is not installed, with what to install.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise RuntimeError(
+            f"openvino cannot be imported ({error}). Exported networks need it: pip install 'medsaga[export]'"
+        ) from error
+    return openvino
+
+
+def export_network(network: SamSegmenter, folder: str | Path, head: str = "classes") -> None:
+    """Write a network for :class:`~medsaga.export.ExportedSegmenter`.
+
+    The three parts are files of OpenVINO's format (``.xml`` and ``.bin``, float32), beside ``network.json``. The folder
+    appears when all of it is written.
+
+    Args:
+        network: in ``precision="fp32"``; it is not changed.
+        folder: to write; it must not be there yet.
+        head: what the network's masks are, see :class:`~medsaga.inferers.PromptedSlices`; kept in ``network.json``.
+
+    Raises:
+        FileExistsError: the folder is there.
+        RuntimeError: OpenVINO is not installed.
+        ValueError: the network is of another precision.
+    """
+    openvino = import_openvino()
+    folder = Path(folder)
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already: name another folder, or remove it.")
+    if network.precision != "fp32":
+        raise ValueError(f"a network of precision {network.precision!r} is not exported: build it with 'fp32'.")
+    network = _convertible(network)
+    size = network.image_size
+    image = torch.zeros(2, 3, size, size)
+    # of other numbers of images and boxes than 1, so that no part takes 1 for granted
+    with torch.no_grad():
+        embedding = network.encode(image)
+    boxes = torch.tensor([[0.0, 0.0, size / 2, size / 2]]).repeat(3, 1)
+    parts = {
+        ENCODER: (_Encoder(network), image),
+        DECODER: (_Decoder(network), embedding),
+        BOX_DECODER: (_Decoder(network), (embedding[:1], boxes)),
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    writing = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(writing, ignore_errors=True)
+    try:
+        for file, (part, example) in parts.items():
+            with warnings.catch_warnings(), torch.no_grad():
+                # the tracer's, about checks of shapes that hold for all inputs
+                warnings.simplefilter("ignore", torch.jit.TracerWarning)
+                # OpenVINO would trace it too, three times for a check that the tests make by the results
+                traced = torch.jit.trace(part.eval(), example, check_trace=False)
+                converted = openvino.convert_model(traced, example_input=example)
+            openvino.save_model(converted, writing / file, compress_to_fp16=False)
+        description = {
+            "encoder": network.encoder,
+            "image_size": size,
+            "num_classes": network.num_classes,
+            "head": head,
+        }
+        write_json(writing / DESCRIPTION, description)
+        os.replace(writing, folder)
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
+
+
+class _Encoder(nn.Module):
+    def __init__(self, network: SamSegmenter) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.network.encode(image)
+
+
+class _Decoder(nn.Module):
+    def __init__(self, network: SamSegmenter) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, embedding: torch.Tensor, boxes: torch.Tensor | None = None) -> torch.Tensor:
+        return self.network.decode(embedding, boxes=boxes)
+
+
+class _PortableAttention(RelPosAttention):
+    """The form for GPUs, which is made of operators that other runtimes know, on any device."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[1:3]
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
+        table_h = get_rel_pos(height, height, self.rel_pos_h)
+        table_w = get_rel_pos(width, width, self.rel_pos_w)
+        return self.proj(folded_attention(qkv, table_h, table_w).flatten(-2))
+
+
+def _convertible(network: SamSegmenter) -> SamSegmenter:
+    network = copy.deepcopy(network).cpu().eval()
+    for module in network.modules():
+        if isinstance(module, RelPosAttention):
+            module.__class__ = _PortableAttention
+    return network

@@ -1,0 +1,129 @@
+"""An exported network, with the interface of the network it was made from."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .convert import BOX_DECODER, DECODER, DESCRIPTION, ENCODER, import_openvino
+
+__all__ = ["RUN_PRECISIONS", "ExportedSegmenter"]
+
+RUN_PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+
+
+class ExportedSegmenter:
+    """A network written by :func:`~medsaga.export.export_network`, run by OpenVINO on a CPU.
+
+    It stands in for a :class:`~medsaga.networks.SamSegmenter` in ``eval()`` in all inferers of this project:
+    ``SliceBatchInferer``, ``BoxInferer``, and ``PromptedSlices`` with boxes. Points and training need the network
+    itself. Each part is compiled when it is first used. For one thread at a time.
+
+    Args:
+        folder: what was exported.
+        precision: ``fp32``; or ``bf16``, for CPUs with AMX: results differ as those of PyTorch's bf16 do.
+        threads: of OpenVINO; None for as many as torch has.
+
+    Raises:
+        FileNotFoundError: the folder holds no exported network.
+        RuntimeError: OpenVINO is not installed.
+        ValueError: the precision is unknown.
+    """
+
+    def __init__(self, folder: str | Path, precision: str = "fp32", threads: int | None = None) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / DESCRIPTION).is_file():
+            raise FileNotFoundError(f"{self.folder} holds no {DESCRIPTION}: make it by python -m medsaga.export.")
+        if precision not in RUN_PRECISIONS:
+            raise ValueError(f"precision={precision!r} is unknown: choose one of {', '.join(RUN_PRECISIONS)}")
+        description = json.loads((self.folder / DESCRIPTION).read_text())
+        self.encoder: str = description["encoder"]
+        self.image_size: int = description["image_size"]
+        self.num_classes: int = description["num_classes"]
+        self.head: str = description["head"]
+        self.pixel_mean = torch.zeros(3, 1, 1)  # the encoder file normalises itself; inferers ask this for the device
+        self._core = import_openvino().Core()
+        self._options = {
+            # without it OpenVINO takes bf16 by itself where the CPU has it
+            "INFERENCE_PRECISION_HINT": RUN_PRECISIONS[precision],
+            "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+
+    def __call__(
+        self,
+        image: torch.Tensor,
+        points: tuple[torch.Tensor, torch.Tensor] | None = None,
+        boxes: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Class logits, as :meth:`medsaga.networks.SamSegmenter.forward` without points."""
+        return self.decode(self.encode(image), points, boxes)
+
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        """Image embeddings, as :meth:`medsaga.networks.SamSegmenter.encode`.
+
+        Shape:
+            - image: (B, 1 or 3, S, S)
+            - output: (B, 256, m / 4, m / 4)
+
+        Raises:
+            ValueError: when the image has another size or number of channels.
+        """
+        size = self.image_size
+        if image.ndim != 4 or image.shape[1] not in (1, 3) or image.shape[2:] != (size, size):
+            raise ValueError(f"image has shape {tuple(image.shape)}: it must be (B, 1 or 3, {size}, {size})")
+        # one at a time: a batch takes no less time an image, and memory in proportion
+        return torch.cat([_run(self._encoder, item) for item in image.expand(-1, 3, -1, -1).split(1)])
+
+    def decode(
+        self,
+        embedding: torch.Tensor,
+        points: tuple[torch.Tensor, torch.Tensor] | None = None,
+        boxes: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Class logits, as :meth:`medsaga.networks.SamSegmenter.decode` without points.
+
+        Shape:
+            - embedding: (B, 256, m / 4, m / 4); boxes: (P, 4); P = B, or B = 1
+            - output: (P, k, m, m); without boxes (B, k, m, m)
+
+        Raises:
+            ValueError: points are given, or boxes of another shape or number.
+        """
+        if points is not None:
+            raise ValueError("points are not among an exported network's prompts: give boxes, or use the network.")
+        if boxes is None:
+            return torch.cat([_run(self._decoder, item) for item in embedding.split(1)])
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or len(embedding) not in (1, len(boxes)):
+            raise ValueError(
+                f"boxes have shape {tuple(boxes.shape)} for {len(embedding)} images: they must be (P, 4), one for each "
+                "image or several for one"
+            )
+        if len(embedding) == 1:
+            return _run(self._box_decoder, embedding, boxes)
+        pairs = zip(embedding.split(1), boxes.split(1))
+        return torch.cat([_run(self._box_decoder, *pair) for pair in pairs])
+
+    @cached_property
+    def _encoder(self) -> Any:
+        return self._compile(ENCODER)
+
+    @cached_property
+    def _decoder(self) -> Any:
+        return self._compile(DECODER)
+
+    @cached_property
+    def _box_decoder(self) -> Any:
+        return self._compile(BOX_DECODER)
+
+    def _compile(self, file: str) -> Any:
+        return self._core.compile_model(self.folder / file, "CPU", self._options)
+
+
+def _run(compiled: Any, *inputs: torch.Tensor) -> torch.Tensor:
+    arrays = [torch.as_tensor(x).float().contiguous().numpy() for x in inputs]
+    return torch.from_numpy(compiled(arrays)[0])

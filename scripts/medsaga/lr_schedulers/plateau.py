@@ -1,0 +1,48 @@
+"""A learning rate that falls when the validation gets no better."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ignite.engine import Engine, Events
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+__all__ = ["ValidationPlateauLR"]
+
+# what the schedule has learnt, as against its settings
+_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch", "_last_lr")
+
+
+class ValidationPlateauLR(ReduceLROnPlateau):
+    """torch's ``ReduceLROnPlateau``, which steps itself after each validation by the key metric, larger being better.
+
+    torch's own wants the metric handed to ``step``. MONAI's ``LrScheduleHandler`` could do that from the trainer only,
+    where the metric is not there before the first validation and old between two, and after
+    :class:`~medsaga.handlers.TrainingState` has saved the epoch, so that a resumed run would miss a step. So leave that
+    handler out with this schedule. In a run of several processes each steps by the same metric. Without validation the
+    rate stays as it is.
+
+    Args:
+        optimizer: the optimizer.
+        evaluator: MONAI evaluator that validates.
+        factor: the rates are multiplied by it.
+        patience: so many validations in a row may be no better; the next one lowers the rates.
+
+    Raises:
+        ValueError: ``factor`` is not below 1.
+
+    The state dict holds plain Python values. The schedule's own settings are not among them: on resume those given
+    here hold.
+    """
+
+    def __init__(self, optimizer: Optimizer, evaluator: Engine, factor: float = 0.1, patience: int = 10) -> None:
+        super().__init__(optimizer, mode="max", factor=factor, patience=patience)
+        evaluator.add_event_handler(Events.COMPLETED, self._validated)
+
+    def _validated(self, evaluator: Engine) -> None:
+        self.step(float(evaluator.state.metrics[evaluator.state.key_metric_name]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the schedule has learnt so far."""
+        return {key: getattr(self, key) for key in _STATE}

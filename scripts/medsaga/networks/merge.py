@@ -1,0 +1,59 @@
+"""``python -m medsaga.networks.merge TRAINED MERGED``: weights for serving without LoRA from a checkpoint with LoRA.
+
+TRAINED is a bundle's ``models/model.pt`` trained with LoRA, also one that holds what was trained only, or a checkpoint
+of SAMed. MERGED loads in the bundle without the overlay of its training, and answers as fast as weights trained in
+full.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+
+from .lora import lora_options, merge_lora
+from .weights import read_state
+
+__all__ = ["merge_file"]
+
+
+def merge_file(trained: Path, merged: Path) -> None:
+    """Write the merged weights of a checkpoint with LoRA, whole or not at all.
+
+    Args:
+        trained: the checkpoint.
+        merged: file to write; it may be the same.
+
+    Raises:
+        FileNotFoundError: when the checkpoint does not exist.
+        ValueError: when it is damaged or holds no LoRA.
+    """
+    state, _ = read_state(trained)
+    if not lora_options(state):
+        raise ValueError(f"{trained} holds no LoRA: there is nothing to merge, use it as it is")
+    merged.parent.mkdir(parents=True, exist_ok=True)
+    temporary = merged.with_name(f".{merged.name}.writing")
+    try:
+        torch.save(merge_lora(state), temporary)
+        os.replace(temporary, merged)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description="Merge LoRA into the weights it adapts, for serving without it.")
+    parser.add_argument("trained", type=Path, help="checkpoint with LoRA")
+    parser.add_argument("merged", type=Path, help="file to write")
+    parsed = parser.parse_args()
+    try:
+        merge_file(parsed.trained, parsed.merged)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    print(f"{parsed.merged}: use it in the bundle without the overlay of LoRA.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Prompts drawn from where the network errs, and what a batch with them is trained on."""
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.engines import SupervisedTrainer
+
+from medsaga.engines import OneClassInferer, PrepareCorrectedBatch
+from medsaga.engines.corrected_batch import one_against_rest
+from medsaga.losses import LogitResolutionDiceCELoss
+from medsaga.networks import SamSegmenter
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    network = SamSegmenter("vit_test", 64, num_classes=3)
+    for mlp in network.mask_decoder.output_hypernetworks_mlps:  # sure of something, and wrong
+        torch.nn.init.normal_(mlp.layers[-1].weight, std=1.0)
+    return network
+
+
+@pytest.fixture
+def batch():
+    label = torch.zeros(3, 1, 64, 64, dtype=torch.uint8)
+    label[0, 0, 4:20, 6:30] = 1
+    label[1, 0, 20:50, 2:29] = 2
+    label[1, 0, 2:16, 30:60] = 1
+    return {"image": torch.rand(3, 1, 64, 64), "label": label}  # the third shows no object
+
+
+def predicted(network, batch, points, boxes, classes):
+    logits = network(batch["image"], points, boxes)
+    full = torch.nn.functional.interpolate(logits, size=(64, 64), mode="bilinear", align_corners=False)
+    return full.argmax(dim=1) == classes.view(-1, 1, 1)
+
+
+@torch.no_grad()
+def test_every_click_is_where_the_network_errs(network, batch):
+    """Each click is checked against the network prompted by all before it."""
+    prepare = PrepareCorrectedBatch(network, 1.0, max_clicks=4)
+    torch.manual_seed(0)
+    checked = {0: 0, 1: 0, -1: 0}
+    for _ in range(8):
+        _, target, _, prompts = prepare(batch)
+        classes, boxes = prompts["classes"], prompts.get("boxes")
+        for item, number in enumerate(classes.tolist()):
+            assert torch.equal(target[item], (batch["label"][item] == number).to(torch.uint8))
+            assert number in ({1}, {1, 2}, {1, 2})[item]
+        if "points" not in prompts:
+            assert boxes is not None
+            continue
+        points, labels = prompts["points"]
+        for count in range(points.shape[1]):
+            if count == 0 and boxes is None:
+                mask = torch.zeros(3, 64, 64, dtype=torch.bool)
+            else:
+                given = (points[:, :count], labels[:, :count]) if count else None
+                mask = predicted(network, batch, given, boxes, classes)
+            wrong = mask != target[:, 0].bool()
+            for item in range(3):
+                x, y = (int(v) for v in points[item, count])
+                label = int(labels[item, count])
+                checked[label] += 1
+                if label == -1:
+                    assert not wrong[item].any()
+                else:
+                    assert wrong[item, y, x] and int(target[item, 0, y, x]) == label
+    assert checked[0] and checked[1]
+
+
+def draws(network, batch, number=20, seed=0):
+    torch.manual_seed(seed)
+    prepare = PrepareCorrectedBatch(network, 1.0, max_clicks=3)
+    return [prepare(batch)[3] for _ in range(number)]
+
+
+def test_clicks_boxes_and_both_occur_and_each_class_has_its_turn(network, batch):
+    found = draws(network, batch)
+    assert {tuple(sorted(set(p) - {"classes"})) for p in found} == {("points",), ("boxes",), ("boxes", "points")}
+    assert {tuple(p["classes"][:2].tolist()) for p in found} == {(1, 1), (1, 2)}
+    assert {p["points"][0].shape[1] for p in found if "boxes" not in p} == {1, 2, 3}
+
+
+def test_the_same_seed_draws_the_same(network, batch):
+    for first, second in zip(draws(network, batch, 6), draws(network, batch, 6)):
+        assert first.keys() == second.keys()
+        assert all(torch.equal(a, b) for a, b in zip(first.get("points", ()), second.get("points", ())))
+
+
+def test_the_share_of_batches_with_prompts(network, batch):
+    torch.manual_seed(0)
+    prepare = PrepareCorrectedBatch(network, 0.25, max_clicks=1)
+    prompted = 0
+    for _ in range(200):
+        image, target, args, prompts = prepare(batch)
+        prompted += bool(prompts)
+        assert torch.equal(image, batch["image"]) and args == ()
+        assert prompts or torch.equal(target, batch["label"])
+    assert abs(prompted / 200 - 0.25) < 0.1
+
+
+def test_neighbouring_slices_are_laid_flat(network, batch):
+    chunks = {key: torch.stack([value[:2], value[1:]]) for key, value in batch.items()}
+    image, label, _, _ = PrepareCorrectedBatch(network, 0.0)(chunks)
+    assert torch.equal(image, torch.cat([batch["image"][:2], batch["image"][1:]]))
+    assert torch.equal(label, torch.cat([batch["label"][:2], batch["label"][1:]]))
+    _, target, _, prompts = PrepareCorrectedBatch(network, 1.0, max_clicks=1)(chunks)
+    assert target.shape == (4, 1, 64, 64) and prompts["classes"].shape == (4,)
+
+
+def test_two_logits_have_the_softmax_of_all():
+    logits = torch.randn(4, 3, 5, 6, dtype=torch.float64, requires_grad=True)
+    classes = torch.tensor([1, 2, 0, 1])
+    two = one_against_rest(logits, classes).softmax(dim=1)
+    expected = logits.softmax(dim=1)[torch.arange(4), classes]
+    torch.testing.assert_close(two[:, 1], expected)
+    gradient = torch.autograd.grad(two[:, 1].square().sum(), logits)[0]
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.square().sum(), logits)[0])
+
+
+def test_a_trainer_runs_with_them(network, batch):
+    """MONAI's trainer, its loss on both kinds of batches, and every trainable parameter gets a gradient."""
+    network.train()
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    trainer = SupervisedTrainer(
+        device="cpu",
+        max_epochs=1,
+        train_data_loader=[batch] * 8,
+        network=network,
+        optimizer=torch.optim.AdamW(parameters, lr=1e-4),
+        loss_function=LogitResolutionDiceCELoss(),
+        inferer=OneClassInferer(),
+        prepare_batch=PrepareCorrectedBatch(network, 0.5, max_clicks=2),
+        decollate=False,
+    )
+    channels = set()
+
+    def look(engine):
+        channels.add((engine.state.output["pred"].shape[1], int(engine.state.output["label"].max())))
+        assert torch.isfinite(engine.state.output["loss"]) and all(p.grad is not None for p in parameters)
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, look)
+    torch.manual_seed(0)
+    trainer.run()
+    assert channels == {(2, 1), (3, 2)}
+
+
+@pytest.mark.parametrize("options, message", [({"probability": 1.5}, "0 to 1"), ({"max_clicks": 0}, "at least 1")])
+def test_what_does_not_fit_is_refused(network, options, message):
+    with pytest.raises(ValueError, match=message):
+        PrepareCorrectedBatch(network, **{"probability": 0.5, **options})
