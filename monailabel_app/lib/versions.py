@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from dataclasses import asdict, dataclass, field
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from medsaga.files import write_json
+from medsaga.files import replacing, write_json
 
 __all__ = ["Version", "Versions"]
 
@@ -123,12 +122,8 @@ def _next_name(versions: list[Version]) -> str:
 
 def _place(source: Path, target: Path) -> None:
     """Copy a file, with its time, to another name at once. No link: who copies over one would change the other."""
-    temporary = target.with_name(f".{target.name}.writing")
-    try:
+    with replacing(target) as temporary:
         shutil.copy2(source, temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _same(first: Path, second: Path) -> bool:

@@ -5,14 +5,37 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_json"]
+__all__ = ["replacing", "write_json"]
+
+
+@contextmanager
+def replacing(path: Path, suffix: str = "writing") -> Iterator[Path]:
+    """Write a file under another name and rename it, so that no reader and no full disk ever leaves half a file.
+
+    Args:
+        path: of the file; its folder is made.
+        suffix: of the other name. With the default, what a killed process leaves is written over by the next; writers
+            that may come at the same time need different ones.
+
+    Returns:
+        Context with the path to write to. When it ends in an exception, what was there stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON under another name and rename it, so that no reader and no full disk ever leaves half a file.
+    """Write JSON as a whole or not at all, also where others write the same file.
 
     Args:
         path: of the file; its folder is made.
@@ -21,10 +44,5 @@ def write_json(path: Path, content: Any) -> None:
     Raises:
         OSError: the file cannot be written; what was there stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    with replacing(path, uuid.uuid4().hex) as temporary:
         temporary.write_text(json.dumps(content, indent=1, default=float) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

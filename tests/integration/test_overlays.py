@@ -10,7 +10,16 @@ from medsaga.networks import build_encoder
 
 from .bundles import SMALL, fails, paths, run
 
-OVERLAYS = {"full": "../../methods/full", "samed": "../../methods/samed"}  # as seen from a bundle's configs
+# the number of LoRA's matrices, of adapters' down-projections, and the overlay that advice names, None for the bundle's
+ADDED = {
+    "full": (0, 0, None),
+    "samed": (8, 0, "samed"),  # A and B of q and v in two blocks
+    "samed_s": (36, 0, "samed_s"),  # and in the decoder's seven attentions
+    "lite_lora": (24, 0, "lite_lora"),  # q, k, v, o and two layers of the MLP in two blocks
+    "msa": (0, 7, "msa"),  # two a block, three in the decoder
+    "msa_3d": (0, 9, "msa_3d"),  # three a block
+}
+OVERLAYS = {method: f"../../methods/{method}" for method in ADDED}  # as seen from a bundle's configs
 SHORT = {
     **SMALL,
     "train#trainer#max_epochs": 2,
@@ -22,8 +31,8 @@ SHORT = {
     "num_slices": 8,
     "min_classes": 1,
     "warmup_steps": 2,
-    "lr_scheduler#max_steps": 4,  # also of the run that ends after its first epoch
 }
+STEPS = {"lr_scheduler#max_steps": 4}  # also of the run that ends after its first epoch
 TRAINED = {"network_def#encoder": "vit_test", "image_size": 64}
 
 
@@ -31,7 +40,9 @@ TRAINED = {"network_def#encoder": "vit_test", "image_size": 64}
 def trained(request, phantoms, tmp_path_factory):
     """A bundle trained with an overlay: the overlay, its overrides and the folder of what it wrote."""
     work = tmp_path_factory.mktemp(request.param)
-    overrides = {**SHORT, **paths("hippocampus", phantoms, work)}
+    # the rate of lite_lora falls by the validation
+    steps = {} if request.param == "lite_lora" else STEPS
+    overrides = {**SHORT, **steps, **paths("hippocampus", phantoms, work)}
     run("training", "hippocampus", "train", OVERLAYS[request.param], **overrides)
     return request.param, overrides, work
 
@@ -40,14 +51,15 @@ def test_it_trains_what_it_should(trained):
     method, _, work = trained
     last = torch.load(work / "output" / "last.pt", weights_only=True)
     lora = {key for key in last["network"] if ".lora_" in key}
-    assert len(lora) == (8 if method == "samed" else 0)  # A and B of q and v in two blocks
+    adapters = {key for key in last["network"] if key.endswith("_adapter.down") or key.endswith(".adapter.down")}
+    assert (len(lora), len(adapters)) == ADDED[method][:2]
     groups = last["optimizer"]["param_groups"]
     assert [group["name"] for group in groups] == ["encoder", "decoder"]
-    assert len(groups[0]["params"]) == (
-        8 if method == "samed" else len(list(build_encoder("vit_test", 64).parameters()))
-    )
-    assert (groups[0]["lr"] == groups[1]["lr"]) == (method == "samed")
-    assert lora <= set(torch.load(work / "model.pt", weights_only=True))
+    of_encoder = {"full": len(list(build_encoder("vit_test", 64).parameters())), "msa": 2 * 2 * 4, "msa_3d": 2 * 13}
+    lora_of_encoder = sum(key.startswith("image_encoder.") for key in lora)
+    assert len(groups[0]["params"]) == of_encoder.get(method, lora_of_encoder)
+    assert (groups[0]["lr"] == groups[1]["lr"]) == (method != "full")
+    assert lora | adapters <= set(torch.load(work / "model.pt", weights_only=True))
 
 
 def test_it_evaluates_and_segments(trained, phantoms):
@@ -75,7 +87,8 @@ def test_it_resumes(trained, tmp_path):
 def test_a_model_of_another_method_is_refused(trained, phantoms, tmp_path):
     """The advice names the overlay to add or to leave out."""
     method, overrides, _ = trained
-    names = ("train", "evaluate") if method == "samed" else ("train", "evaluate", OVERLAYS["samed"])
+    advised = ADDED[method][2]
+    names = ("train", "evaluate") if advised else ("train", "evaluate", OVERLAYS["samed"])
     message = fails("evaluating", "hippocampus", *names, **{**overrides, "output_dir": str(tmp_path)})
     assert overrides["model_path"] in message
-    assert "bundles/methods/samed.json" in message
+    assert f"bundles/methods/{advised or 'samed'}.json" in message

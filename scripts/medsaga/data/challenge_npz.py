@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -13,6 +12,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import MetaKeys, SpaceKeys
+
+from medsaga.files import replacing
 
 __all__ = [
     "LoadChallengeCased",
@@ -166,14 +167,8 @@ def write_challenge_result(path: str | Path, segmentation: torch.Tensor) -> None
     if numbers.ndim == 3:
         numbers = np.moveaxis(numbers, -1, 0)
     numbers = numbers.astype(np.uint8 if numbers.max(initial=0) <= 255 else np.uint16)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, segs=numbers)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, segs=numbers)
 
 
 class LoadChallengeCased(MapTransform):

@@ -44,10 +44,11 @@ def execute(
     settings = {**options, "overlays": [path.name for path in overlays]} if overlays else dict(options)
     # before the run, so that one that was cut off is not resumed with other options either
     before = folder / "options.json"
-    if before.is_file() and json.loads(before.read_text()) != json.loads(json.dumps(settings)):
+    held = json.loads(before.read_text()) if before.is_file() else None
+    if held not in (None, json.loads(json.dumps(settings))):
         raise RuntimeError(
-            f"{folder} holds a run with {before.read_text().strip()}, not {json.dumps(settings)}: delete it, or choose "
-            "another folder with --work"
+            f"{folder} holds a run with {json.dumps(held)}, not {json.dumps(settings)}: delete it, or choose another "
+            "folder with --work"
         )
     if (folder / "run.json").is_file():
         return

@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from monai.utils import set_determinism
 from torch import nn
 
+from medsaga.files import replacing
 from medsaga.networks import trained_state
 
 __all__ = ["TrainingState"]
@@ -180,14 +181,10 @@ def _is_true(name: str, value: bool | str) -> bool:
 
 
 def _write(content: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # always the same name: what a killed run leaves of it is written over by the next (Ignite's DiskSaver leaves it)
-    temporary = path.with_name(f".{path.name}.writing")
+    path.parent.mkdir(parents=True, exist_ok=True)  # where this fails, its own message says why
     try:
-        torch.save(content, temporary)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:  # Ignite's DiskSaver would leave what a killed run has written
+            torch.save(content, temporary)
     except (OSError, RuntimeError) as err:  # torch's writer reports a full disk as a RuntimeError
         free = os.statvfs(path.parent).f_bavail * os.statvfs(path.parent).f_frsize / 2**20
         raise OSError(f"Cannot write {path} ({err}; {free:.0f} MB free). The file before it is untouched.") from err
-    finally:
-        temporary.unlink(missing_ok=True)

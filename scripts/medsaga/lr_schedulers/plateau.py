@@ -19,9 +19,9 @@ class ValidationPlateauLR(ReduceLROnPlateau):
 
     torch's own wants the metric handed to ``step``. MONAI's ``LrScheduleHandler`` could do that from the trainer only,
     where the metric is not there before the first validation and old between two, and after
-    :class:`~medsaga.handlers.TrainingState` has saved the epoch, so that a resumed run would miss a step. So leave that
-    handler out with this schedule. In a run of several processes each steps by the same metric. Without validation the
-    rate stays as it is.
+    :class:`~medsaga.handlers.TrainingState` has saved the epoch, so that a resumed run would miss a step. So this
+    schedule listens to the evaluator, and the handler's calls, without a metric, change nothing. In a run of several
+    processes each steps by the same metric. Without validation the rate stays as it is.
 
     Args:
         optimizer: the optimizer.
@@ -39,6 +39,14 @@ class ValidationPlateauLR(ReduceLROnPlateau):
     def __init__(self, optimizer: Optimizer, evaluator: Engine, factor: float = 0.1, patience: int = 10) -> None:
         super().__init__(optimizer, mode="max", factor=factor, patience=patience)
         evaluator.add_event_handler(Events.COMPLETED, self._validated)
+
+    def step(self, metrics: float | None = None) -> None:
+        """
+        Args:
+            metrics: of a validation; None, as after each batch by MONAI's handler, changes nothing.
+        """
+        if metrics is not None:
+            super().step(metrics)
 
     def _validated(self, evaluator: Engine) -> None:
         self.step(float(evaluator.state.metrics[evaluator.state.key_metric_name]))

@@ -3,9 +3,10 @@
 from .encoders import ENCODERS, build_encoder
 from .lora import merge_lora
 from .mask_decoder import ClassMaskDecoder
+from .published import PUBLISHED, weights_path
 from .sam_segmenter import SamSegmenter
 from .tiny_vit import TinyViTEncoder
-from .weights import PUBLISHED, load_weights, trained_state, weights_path
+from .weights import load_weights, trained_state
 
 __all__ = [
     "ENCODERS",

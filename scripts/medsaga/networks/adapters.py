@@ -16,7 +16,7 @@ from .mask_decoder import ClassMaskDecoder
 from .tiny_vit import TinyViTEncoder
 from .vit import ViTBlock, ViTEncoder
 
-__all__ = ["Adapter", "add_adapters"]
+__all__ = ["Adapter", "adapter_options", "add_adapters"]
 
 _MLP_SCALE = 0.5  # s of the paper's code
 
@@ -218,3 +218,20 @@ def add_adapters(network: nn.Module, width: int, depth: int | None = None) -> No
     trained = [second, decoder.transformer.final_attn_token_to_image, decoder.transformer.norm_final_attn]
     for module in [*trained, decoder.mask_tokens, decoder.output_upscaling, decoder.output_hypernetworks_mlps]:
         module.requires_grad_(True)
+
+
+def adapter_options(state: dict[str, torch.Tensor]) -> dict[str, int | None]:
+    """Read from a state dict which adapters its network has.
+
+    Args:
+        state: state dict of a ``SamSegmenter``.
+
+    Returns:
+        ``adapter_dim`` and ``adapter_depth`` as :class:`~medsaga.networks.SamSegmenter` takes them; nothing for a
+        network without adapters.
+    """
+    width = next((len(value) for key, value in state.items() if key.endswith("_adapter.down")), None)
+    if width is None:
+        return {}
+    biases = next((value for key, value in state.items() if key.endswith(".distance_bias")), None)
+    return {"adapter_dim": width, "adapter_depth": None if biases is None else (biases.shape[1] + 1) // 2}

@@ -8,10 +8,11 @@ full.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import torch
+
+from medsaga.files import replacing
 
 from .lora import lora_options, merge_lora
 from .weights import read_state
@@ -33,13 +34,8 @@ def merge_file(trained: Path, merged: Path) -> None:
     state, _ = read_state(trained)
     if not lora_options(state):
         raise ValueError(f"{trained} holds no LoRA: there is nothing to merge, use it as it is")
-    merged.parent.mkdir(parents=True, exist_ok=True)
-    temporary = merged.with_name(f".{merged.name}.writing")
-    try:
+    with replacing(merged) as temporary:
         torch.save(merge_lora(state), temporary)
-        os.replace(temporary, merged)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def main() -> None:

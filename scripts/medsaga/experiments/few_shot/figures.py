@@ -34,7 +34,7 @@ def draw_dice(rows: pd.DataFrame, methods: Sequence[str], path: Path) -> None:
             curve = own[own["method"] == method].groupby("num_images")["dice"].agg(["mean", "std"])
             if len(curve):
                 axes.errorbar(
-                    curve.index, curve["mean"], curve["std"].fillna(0), fmt="o-", capsize=3, label=method,
+                    curve.index, curve["mean"], curve["std"].fillna(0), fmt="o", capsize=3, label=method,
                     color=f"C{place % 10}", linestyle="-" if place < 10 else "--",
                 )  # fmt: skip
         ticks = sorted(own["num_images"].unique())
