@@ -5,11 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd, ScaleIntensityRangePercentiles
 
+from medsaga.bundle.network import load_network
 from medsaga.data import write_decathlon_phantoms
 from medsaga.experiments import interactive
 from medsaga.experiments.interactive import next_click
 from medsaga.networks import SamSegmenter
+from medsaga.transforms import fit_square, undo_fit_square
 
 from ..integration.bundles import ROOT
 
@@ -92,3 +95,32 @@ def test_the_command_writes_table_figures_and_picture(network, tmp_path, capsys,
     assert content["dice"]["all"]["box"]["mean"] == pytest.approx(mean)
     assert rows[-1][4].startswith(f"{mean:.3f}")
     assert (tmp_path / "out" / "interactive_hippocampus.png").stat().st_size > 1000
+
+
+def test_published_weights_are_prompted_as_they_come(tmp_path, capsys, monkeypatch):
+    """By SAM's own head, at the size they were trained at; without prompts they do nothing."""
+    monkeypatch.chdir(ROOT)
+    data = write_decathlon_phantoms(tmp_path / "data", cases=4, shape=(24, 32, 8))
+    words = ["--dataset_dir", str(data), "--weights", "lite_medsam", "--clicks", "1", "--output", str(tmp_path / "out")]
+    interactive.main([*words, "--override", "test_patients=1", "val_patients=1", "train_patients=1"])
+    content = json.loads((tmp_path / "out" / "interactive_hippocampus.json").read_text())
+    assert list(content["dice"]["all"]) == ["1 click", "box"]
+    network, _ = load_network(weights="lite_medsam")
+    shown = content["objects"][0]
+    assert shown["dice"]["box"] == pytest.approx(_by_hand(network, data, shown), abs=1e-6)
+
+
+def _by_hand(network, data, shown):
+    """Dice of LiteMedSAM's first mask in the box of anterior."""
+    load = Compose([LoadImaged(["image", "label"]), EnsureChannelFirstd(["image", "label"])])
+    load = Compose([load, Orientationd(["image", "label"], "PLS")])
+    file = f"{shown['case']}.nii.gz"
+    case = load({"image": data / "imagesTr" / file, "label": data / "labelsTr" / file})
+    scaled = ScaleIntensityRangePercentiles(0.5, 99.5, 0, 1, clip=True)(case["image"])
+    image, truth = scaled.as_tensor()[..., shown["slice"]], case["label"][0, ..., shown["slice"]].numpy() == 1
+    rows, columns = np.nonzero(truth)
+    box = torch.tensor([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]]) * 256 / max(truth.shape) - 0.5
+    with torch.no_grad():
+        logits = network(fit_square(image[None], 256), boxes=box)
+    mask = undo_fit_square(logits, 256, truth.shape)[0, 0].numpy() > 0
+    return 2 * (mask & truth).sum() / (mask.sum() + truth.sum())

@@ -51,7 +51,7 @@ def test_it_trains_what_it_should(trained):
     method, _, work = trained
     last = torch.load(work / "output" / "last.pt", weights_only=True)
     lora = {key for key in last["network"] if ".lora_" in key}
-    adapters = {key for key in last["network"] if key.endswith("_adapter.down") or key.endswith(".adapter.down")}
+    adapters = {key for key in last["network"] if key.endswith(("_adapter.down", ".adapter.down"))}
     assert (len(lora), len(adapters)) == ADDED[method][:2]
     groups = last["optimizer"]["param_groups"]
     assert [group["name"] for group in groups] == ["encoder", "decoder"]

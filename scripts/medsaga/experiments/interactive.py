@@ -26,9 +26,10 @@ from scipy.ndimage import distance_transform_edt, label
 from tqdm import tqdm
 
 from medsaga.bundle import find_bundle
+from medsaga.bundle.network import load_network
 from medsaga.data.datalists import name_without_suffix
 from medsaga.files import write_json
-from medsaga.networks import SamSegmenter, load_weights
+from medsaga.networks import PUBLISHED, SamSegmenter, load_weights
 from medsaga.transforms import fit_square, undo_fit_square
 
 from .annotator import dice
@@ -93,10 +94,10 @@ class Slice:
         network: in ``eval()``.
         slices: the slice and those of its chunk, (n, C, H, W), n = 1 for a network that treats each for itself.
         place: which of them.
-        number: the class.
+        number: the class; None for published weights, the first of whose masks is the object.
     """
 
-    def __init__(self, network: SamSegmenter, slices: torch.Tensor, place: int, number: int) -> None:
+    def __init__(self, network: SamSegmenter, slices: torch.Tensor, place: int, number: int | None) -> None:
         self.network, self.number = network, number
         self.shape = tuple(slices.shape[-2:])
         self.device = network.pixel_mean.device
@@ -105,7 +106,7 @@ class Slice:
         self.scale = network.image_size / max(self.shape)
 
     def mask(self, clicks: Sequence[Click] = (), box: tuple[int, int, int, int] | None = None) -> np.ndarray:
-        """The mask of the class, (H, W)."""
+        """The mask of the object, (H, W)."""
         points = corners = None
         if clicks:
             # pixel centres are whole numbers, in the slice and in the network's input
@@ -117,8 +118,8 @@ class Slice:
             edges = torch.tensor([[c0, r0, c1 + 1, r1 + 1]], dtype=torch.float32, device=self.device)
             corners = edges * self.scale - 0.5
         logits = self.network.decode(self.embedding, points, corners)
-        classes = undo_fit_square(logits, self.network.image_size, self.shape).argmax(dim=1)[0]
-        return (classes == self.number).cpu().numpy()
+        logits = undo_fit_square(logits, self.network.image_size, self.shape)[0].cpu()
+        return (logits[0] > 0 if self.number is None else logits.argmax(dim=0) == self.number).numpy()
 
 
 @torch.no_grad()
@@ -129,6 +130,7 @@ def prompted(
     class_names: Sequence[str],
     at: Sequence[int],
     depth: int,
+    published: bool = False,
 ) -> list[Object]:
     """Prompt each class of a case on the slice where it is largest.
 
@@ -139,6 +141,7 @@ def prompted(
         class_names: background first.
         at: after how many clicks the mask is kept.
         depth: number of neighbouring slices that the network takes at a time.
+        published: the network has SAM's own head, which knows no classes and does nothing without a prompt.
 
     Returns:
         the classes that the case shows.
@@ -154,11 +157,11 @@ def prompted(
         if areas[index] == 0:
             continue
         start = index - index % depth
-        prompts = Slice(network, image[start : start + depth], index - start, number)
+        prompts = Slice(network, image[start : start + depth], index - start, None if published else number)
         truth = (numbers[index] == number).numpy()
         (r0, c0), (r1, c1) = generate_spatial_bounding_box(truth[None])
         box = (r0, c0, r1 - 1, c1 - 1)
-        masks = {"automatic": prompts.mask()}
+        masks = {} if published else {"automatic": prompts.mask()}
         clicks: list[Click] = []
         mask = np.zeros_like(truth)
         for count in range(1, max(at) + 1):
@@ -249,6 +252,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--bundle", default="hippocampus", help="default: %(default)s")
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of the bundle's data")
     parser.add_argument("--model", type=Path, help="trained weights (default: the bundle's models/model.pt)")
+    parser.add_argument(
+        "--weights",
+        choices=PUBLISHED,
+        help="published weights as they are, at the size they were trained at, in the place of a model",
+    )
     parser.add_argument("--overlay", nargs="+", default=[], help="of bundles/methods, as in training: msa")
     parser.add_argument("--override", type=_override, nargs="+", default=[], metavar="KEY=VALUE", help="of the configs")
     parser.add_argument("--clicks", type=_numbers, default=[1, 3, 10], help="default: 1,3,10")
@@ -263,18 +271,21 @@ def main(arguments: list[str] | None = None) -> None:
     for key, value in parsed.override:
         config[key] = value
     config["dataset_dir"], config["seed"], config["weights"] = str(parsed.dataset_dir), parsed.seed, None
-    network: SamSegmenter = config.get_parsed_content("network_def")
-    load_weights(network, parsed.model or bundle / "models" / "model.pt", trained=True)
+    if parsed.weights:
+        network, _ = load_network(weights=parsed.weights)
+    else:
+        network = config.get_parsed_content("network_def")
+        load_weights(network, parsed.model or bundle / "models" / "model.pt", trained=True)
     network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     class_names = config.get_parsed_content("class_names")
-    depth = config.get("network_def").get("adapter_depth") or 1
+    depth = (not parsed.weights and config.get("network_def").get("adapter_depth")) or 1
 
     objects: list[Object] = []
     preprocessing = config.get_parsed_content("preprocessing")
     for case in tqdm(config.get_parsed_content("split")["test"], unit="case"):
         data = preprocessing({key: case[key] for key in ("image", "label")})
         name = name_without_suffix(case["image"])
-        objects += prompted(network, data, name, class_names, parsed.clicks, depth)
+        objects += prompted(network, data, name, class_names, parsed.clicks, depth, bool(parsed.weights))
     if not objects:
         raise ValueError(f"None of the test cases in {parsed.dataset_dir} shows a class.")
     found = summary(objects)

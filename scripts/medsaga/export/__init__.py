@@ -2,6 +2,5 @@
 
 from .convert import export_network
 from .exported import ExportedSegmenter
-from .source import load_network
 
-__all__ = ["ExportedSegmenter", "export_network", "load_network"]
+__all__ = ["ExportedSegmenter", "export_network"]

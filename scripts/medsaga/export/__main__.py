@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 from medsaga.bundle.errors import root_cause
+from medsaga.bundle.network import load_network
 from medsaga.experiments.machine import describe_machine
 from medsaga.networks import PUBLISHED
 
 from .compare import differences, timings
 from .convert import export_network
 from .exported import ExportedSegmenter
-from .source import load_network
 
 _TOLERANCE = 1e-4  # of the largest logit
 

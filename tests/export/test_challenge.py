@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from medsaga.bundle.network import load_network
 from medsaga.challenge import main as challenge
 from medsaga.data import read_challenge_case
-from medsaga.export import load_network
 from medsaga.inferers import BoxInferer
 
 

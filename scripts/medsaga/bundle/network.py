@@ -6,8 +6,9 @@ from pathlib import Path
 
 from monai.bundle import ConfigParser
 
-from medsaga.bundle import find_bundle
 from medsaga.networks import PUBLISHED, SamSegmenter, load_weights
+
+from .root import find_bundle
 
 __all__ = ["load_network"]
 
