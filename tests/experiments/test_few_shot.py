@@ -124,6 +124,23 @@ def test_what_is_done_is_not_run_again(done, monkeypatch):
     main(words)
 
 
+def test_jobs_of_a_launcher_share_what_is_missing(done, tmp_path, monkeypatch):
+    """By submitit's launcher for local processes, in the place of SLURM's."""
+    pytest.importorskip("submitit", reason="submitit is not installed: pip install 'medsaga[cluster]'")
+    from medsaga.experiments.few_shot.cluster import submit
+
+    words, folder = done
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("MEDSAGA_DATA", str(folder / "data"))
+    work = folder / "work" / "phantoms"
+    missing = work / "hippocampus" / "medsaga_n4_seed1" / "run.json"
+    missing.unlink()
+    for job in submit(read_experiment(words[0]), work, jobs=2, options={"timeout_min": "10"}, cluster="local"):
+        job.result()
+    assert json.loads(missing.read_text())["resumed"]
+    assert len(list((work / "jobs").glob("*_result.pkl"))) == 2
+
+
 def test_a_run_that_fails_leaves_the_others_and_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     experiment = read_experiment(write_experiment(tmp_path))
