@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import torch
 from monai.metrics import compute_dice, compute_hausdorff_distance
-from monai.networks import one_hot
 
 __all__ = ["segmentation_metrics"]
 
@@ -55,22 +54,20 @@ def segmentation_metrics(
     """
     if pred.shape != label.shape:
         raise ValueError(f"Prediction of shape {tuple(pred.shape)} and label of shape {tuple(label.shape)} must agree.")
-    # one-hot of uint8 keeps a CT volume's memory at a byte a voxel and class
-    masks = [one_hot(m[None].to(torch.uint8), num_classes, dtype=torch.uint8)[:, 1:] for m in (pred, label)]
     spacing = [float(s) for s in spacing][: pred.ndim - 1]
-    dice, hd95 = _dice_hd95(*masks, spacing)
+    # a class at a time, so that memory does not grow with their number
+    return [{"class": c, **_of_class(pred == c, label == c, spacing)} for c in range(1, num_classes)]
+
+
+def _of_class(pred: torch.Tensor, label: torch.Tensor, spacing: Sequence[float]) -> dict[str, float]:
+    masks = [m[None].to(torch.uint8) for m in (pred, label)]
+    dice, hd95 = slice_dice, slice_hd95 = _dice_hd95(*masks, spacing)
     if pred.ndim == 4:
-        slices = [m[0].movedim(-1, 0) for m in masks]  # (D, k-1, H, W)
+        slices = [m[0].movedim(-1, 0) for m in masks]  # (D, 1, H, W)
         slice_dice, slice_hd95 = (m.nanmean(dim=0) for m in _dice_hd95(*slices, spacing[:2]))
-    else:
-        slice_dice, slice_hd95 = dice[0], hd95[0]
-    return [
-        {
-            "class": c + 1,
-            "dice": float(dice[0, c]),
-            "hd95": float(hd95[0, c]),
-            "slice_dice": float(slice_dice[c]),
-            "slice_hd95": float(slice_hd95[c]),
-        }
-        for c in range(num_classes - 1)
-    ]
+    return {
+        "dice": float(dice),
+        "hd95": float(hd95),
+        "slice_dice": float(slice_dice),
+        "slice_hd95": float(slice_hd95),
+    }

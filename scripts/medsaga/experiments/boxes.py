@@ -1,0 +1,197 @@
+"""``python -m medsaga.experiments.boxes``: boxes together and one by one, and a case of the challenge."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.metrics import compute_dice, compute_surface_dice
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd, ScaleIntensityRanged
+from monai.transforms.utils import generate_spatial_bounding_box
+
+from medsaga.bundle.network import load_network
+from medsaga.challenge import segment_folder
+from medsaga.data import read_challenge_case
+from medsaga.export import ExportedSegmenter
+from medsaga.files import write_json
+from medsaga.inferers import BoxInferer
+
+from .machine import describe_machine
+
+__all__ = ["main", "write_case"]
+
+_WINDOW = (-160.0, 240.0)  # HU, the challenge's window for soft tissue
+_TOLERANCE = 2.0  # mm, of the challenge's surface Dice
+
+
+def load_ct(ct: Path, labels: Path) -> tuple[MetaTensor, MetaTensor]:
+    """CT in [0, 255] and labels, both (1, H, W, D), as the challenge's volumes lie."""
+    keys = ["image", "label"]
+    load = Compose(
+        [
+            LoadImaged(keys),
+            EnsureChannelFirstd(keys),
+            Orientationd(keys, "PLS"),
+            ScaleIntensityRanged("image", *_WINDOW, 0, 255, clip=True),
+        ]
+    )
+    case = load({"image": ct, "label": labels})
+    return case["image"], case["label"]
+
+
+def write_case(image: MetaTensor, label: MetaTensor, numbers: Sequence[int], path: Path) -> None:
+    """Write a volume as a case of the challenge, with the bounding box of each object.
+
+    Args:
+        image: intensities in [0, 255], (1, H, W, D).
+        label: (1, H, W, D).
+        numbers: values of the label that are the objects, numbered from 1 in the case.
+        path: npz file.
+    """
+    boxes, truth = [], np.zeros(label.shape[1:], np.uint8)
+    for place, number in enumerate(numbers):
+        mask = np.asarray(label[0] == number)
+        (r0, c0, z0), (r1, c1, z1) = generate_spatial_bounding_box(mask[None])
+        boxes.append([c0, r0, z0, c1 - 1, r1 - 1, z1 - 1])
+        truth[mask] = place + 1
+    np.savez_compressed(
+        path,
+        imgs=np.moveaxis(np.asarray(image[0]).round().astype(np.uint8), -1, 0),
+        gts=np.moveaxis(truth, -1, 0),
+        boxes=np.array(boxes),
+        spacing=np.asarray(image.pixdim)[[1, 0, 2]],
+    )
+
+
+def slice_boxes(label: MetaTensor, count: int) -> tuple[int, torch.Tensor]:
+    """The slice that shows the most objects, and the boxes (n, 4) of its largest ones as x0, y0, x1, y1."""
+    slices = np.moveaxis(np.asarray(label[0]).astype(int), -1, 0)
+    index = int(np.argmax([len(np.unique(s)) for s in slices]))
+    numbers, sizes = np.unique(slices[index][slices[index] > 0], return_counts=True)
+    boxes = []
+    for number in numbers[np.argsort(-sizes, kind="stable")][:count]:
+        (r0, c0), (r1, c1) = generate_spatial_bounding_box((slices[index] == number)[None])
+        boxes.append([c0, r0, c1 - 1, r1 - 1])
+    return index, torch.tensor(boxes, dtype=torch.float32)
+
+
+def seconds_in_turns(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Median seconds of each call, which take turns, after one call of each that does not count."""
+    taken: list[list[float]] = [[] for _ in calls]
+    for _ in range(repeats + 1):
+        for call, own in zip(calls, taken):
+            start = time.perf_counter()
+            call()
+            own.append(time.perf_counter() - start)
+    return [float(np.median(own[1:])) for own in taken]
+
+
+def together_and_one_by_one(
+    image: torch.Tensor, boxes: torch.Tensor, network: torch.nn.Module | ExportedSegmenter, head: str, repeats: int
+) -> list[float]:
+    """Seconds of all boxes of a slice together, and of a call for each of them.
+
+    Args:
+        image: in [0, 1], (1, H, W).
+        boxes: (n, 4), as of :class:`~medsaga.inferers.BoxInferer`.
+        network: in ``eval()``.
+        head: of the network.
+        repeats: measurements, of which the median is taken.
+    """
+    infer = BoxInferer(head)
+    return seconds_in_turns(
+        [
+            lambda: infer(image[None], network, boxes),
+            lambda: [infer(image[None], network, box[None]) for box in boxes],
+        ],
+        repeats,
+    )
+
+
+def scores(case: Path, result: Path) -> list[tuple[float, float]]:
+    """Dice and surface Dice (NSD, 2 mm) of each object of a case."""
+    truth, spacing = read_challenge_case(case)["label"], np.load(case)["spacing"]
+    found = torch.from_numpy(np.moveaxis(np.load(result)["segs"], 0, -1).astype(np.int32))[None]
+    both = []
+    for number in range(1, int(truth.max()) + 1):
+        y, y_pred = (torch.as_tensor(np.asarray(mask == number))[None].float() for mask in (truth, found))
+        surface = compute_surface_dice(
+            y_pred, y, [_TOLERANCE], include_background=True, spacing=spacing[[1, 0, 2]].tolist()
+        )
+        both.append((float(compute_dice(y_pred, y)), float(surface)))
+    return both
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, and print Markdown."""
+    parser = argparse.ArgumentParser(description="Boxes of a CT with labels: together against one by one; a case.")
+    parser.add_argument("--ct", type=Path, required=True, help="file")
+    parser.add_argument("--labels", type=Path, required=True, help="file on the CT's grid")
+    parser.add_argument("--objects", type=_object, nargs="+", required=True, metavar="NUMBER=NAME", help="of the case")
+    parser.add_argument("--exported", type=Path, help="by OpenVINO in the place of torch: what medsaga.export wrote")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of the exported network")
+    parser.add_argument("--boxes", type=int, default=20, help="of the slice (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--output", type=Path, default=Path("output/boxes.json"), help="default: %(default)s")
+    parsed = parser.parse_args(arguments)
+
+    if parsed.exported:
+        network = ExportedSegmenter(parsed.exported, parsed.precision)
+        head = network.head
+    else:
+        network, head = load_network(weights="lite_medsam")
+    image, label = load_ct(parsed.ct, parsed.labels)
+    index, boxes = slice_boxes(label, parsed.boxes)
+    together, alone = together_and_one_by_one(
+        torch.as_tensor(image)[..., index] / 255, boxes, network, head, parsed.repeats
+    )
+    with TemporaryDirectory() as work:
+        cases, results = Path(work) / "cases", Path(work) / "results"
+        cases.mkdir()
+        case = cases / "3DBox_CT_1.npz"
+        write_case(image, label, [number for number, _ in parsed.objects], case)
+        seconds = segment_folder(cases, results, network, head)[0]["seconds"]
+        found = scores(case, results / case.name)
+    runtime = f"OpenVINO {parsed.precision}" if parsed.exported else "torch"
+    shape = " × ".join(str(n) for n in image.shape[1:])
+    lines = [
+        f"| LiteMedSAM by {runtime} | |",
+        "|---|---|",
+        f"| {len(boxes)} boxes of a slice, together | {together:.2f} s |",
+        f"| the same, one by one | {alone:.2f} s, {alone / together:.1f} times as long |",
+        f"| a case of {shape} voxels with {len(found)} boxes | {seconds:.1f} s |",
+        *(
+            f"| {name}: Dice, surface Dice at 2 mm | {d:.3f}, {s:.3f} |"
+            for (_, name), (d, s) in zip(parsed.objects, found)
+        ),
+    ]
+    words = shlex.join(arguments if arguments is not None else sys.argv[1:])
+    content = {
+        "boxes": len(boxes),
+        "together": together,
+        "one by one": alone,
+        "case": {"shape": shape, "seconds": seconds, "scores": found},
+        "command": f"python -m medsaga.experiments.boxes {words}",
+        "machine": describe_machine("cpu"),
+    }
+    write_json(parsed.output, content)
+    print("\n".join(lines), f"\n\n{content['machine']}. In {parsed.output}")
+
+
+def _object(text: str) -> tuple[int, str]:
+    number, equals, name = text.partition("=")
+    if not (number.isdigit() and equals and name):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NUMBER=NAME, for example 5=liver")
+    return int(number), name
+
+
+if __name__ == "__main__":
+    main()
