@@ -36,23 +36,24 @@ class CachedCase:
     """One preprocessed case: memory-mapped slices, and which classes each slice shows.
 
     ``images`` is (D, C, H, W) float16: intensities are in [0, 1] after preprocessing, where its step of at most 1/2048
-    is finer than the 8 bits of the images that SAM was trained on. ``labels`` is (D, H, W) uint8. ``classes`` is
-    (D, k) bool and small, hence read as a whole.
+    is finer than the 8 bits of the images that SAM was trained on. ``labels`` is (D, H, W) uint8, and not there in a
+    case without a label. ``classes`` is (D, k) bool and small, hence read as a whole; without a label all False.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.classes: np.ndarray = np.load(folder / "classes.npy")
+        self.has_label = (folder / "labels.npy").is_file()
 
     def read(self, index: int) -> dict[str, torch.Tensor]:
-        """Slice ``index`` as {"image": (C, H, W) float32, "label": (1, H, W) uint8}."""
+        """Slice ``index`` as {"image": (C, H, W) float32, "label": (1, H, W) uint8}, the label where there is one."""
         # mapped anew for each read: an open map would pin its pages and a file handle a case in every worker
         image = np.load(self.folder / "images.npy", mmap_mode="r")[index]
-        label = np.load(self.folder / "labels.npy", mmap_mode="r")[index]
-        return {
-            "image": torch.from_numpy(image.astype(np.float32)),
-            "label": torch.from_numpy(np.array(label)[None]),
-        }
+        item = {"image": torch.from_numpy(image.astype(np.float32))}
+        if self.has_label:
+            label = np.load(self.folder / "labels.npy", mmap_mode="r")[index]
+            item["label"] = torch.from_numpy(np.array(label)[None])
+        return item
 
 
 def _describe(value: Any) -> Any:
@@ -99,34 +100,39 @@ def _digest(value: Any, length: int = 16) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:length]
 
 
+def _files(case: dict) -> dict[str, str]:
+    """Paths of a case's image and, where it has one, its label."""
+    return {key: str(case[key]) for key in ("image", "label") if key in case}
+
+
 def _entry_name(case: dict, description: Any, num_classes: int) -> str:
-    for key in ("image", "label"):
-        if not Path(case[key]).exists():
-            raise FileNotFoundError(f"{case[key]}: no such {key}.")
-    state = [_file_state(str(case["image"])), _file_state(str(case["label"]))]
+    files = _files(case)
+    for key, path in files.items():
+        if not Path(path).exists():
+            raise FileNotFoundError(f"{path}: no such {key}.")
+    state = [_file_state(path) for path in files.values()]
     # the first part finds the entries of a case again when its files or the preprocessing have changed; the label is
     # in it because an image may come twice, with the labels of two readers
     recipe = [_FORMAT, state, description, num_classes]
-    return f"{_digest([str(case['image']), str(case['label'])])}-{_digest(recipe)}"
+    return f"{_digest(list(files.values()))}-{_digest(recipe)}"
 
 
 def _build(case: dict, preprocessing: Callable, num_classes: int, folder: Path) -> str | None:
     """Preprocess one case into ``folder``; the text of what is wrong with the case instead of an exception."""
+    files = _files(case)
     try:
-        data = preprocessing({"image": case["image"], "label": case["label"]})
+        data = preprocessing(dict(files))
     except Exception as err:
         cause = err
         while cause.__cause__ is not None:  # MONAI wraps what a transform raises
             cause = cause.__cause__
-        if any(str(case[key]) in str(cause) for key in ("image", "label")) and len(str(cause)) < 1000:
+        if any(path in str(cause) for path in files.values()) and len(str(cause)) < 1000:
             return str(cause)
         reason = (str(cause).strip() or repr(cause)).splitlines()[0]
-        return f"{case['image']} or its label {case['label']} cannot be read: {reason}"
-    image, label = np.asarray(data["image"]), np.asarray(data["label"])
-    if image.ndim == 4:  # (C, H, W, D) → (D, C, H, W)
-        image, label = np.moveaxis(image, -1, 0), np.moveaxis(label[0], -1, 0)
-    else:
-        image = image[None]
+        return f"{' or its label '.join(files.values())} cannot be read: {reason}"
+    image = np.asarray(data["image"])
+    is_volume = image.ndim == 4
+    image = np.moveaxis(image, -1, 0) if is_volume else image[None]  # (C, H, W, D) → (D, C, H, W)
     # MONAI's scaling leaves an image as it is whose two percentiles are equal, and NaN or infinity trains nothing
     low, high = float(image.min()), float(image.max())
     if not (low >= -1e-3 and high <= 1 + 1e-3):
@@ -134,14 +140,18 @@ def _build(case: dict, preprocessing: Callable, num_classes: int, folder: Path) 
             f"{case['image']}: intensities from {low:g} to {high:g} after preprocessing, expected 0 to 1. Nearly all "
             "of the image may have one value (then scale it by other percentiles), or the preprocessing does not clip."
         )
-    classes = np.stack([(label == c).any(axis=(1, 2)) for c in range(num_classes)], axis=1)
+    arrays = {"images": image.astype(np.float16), "classes": np.zeros((len(image), num_classes), dtype=bool)}
+    if "label" in files:
+        label = np.asarray(data["label"])
+        label = np.moveaxis(label[0], -1, 0) if is_volume else label
+        arrays["labels"] = label.astype(np.uint8)
+        arrays["classes"] = np.stack([(label == c).any(axis=(1, 2)) for c in range(num_classes)], axis=1)
     # written under a temporary name and renamed: a build killed half-way leaves no half entry
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as building:
         work = Path(building) / "entry"
         work.mkdir()
-        np.save(work / "images.npy", image.astype(np.float16))
-        np.save(work / "labels.npy", label.astype(np.uint8))
-        np.save(work / "classes.npy", classes)
+        for name, array in arrays.items():
+            np.save(work / f"{name}.npy", array)
         try:
             os.rename(work, folder)
         except OSError:
@@ -166,9 +176,10 @@ def cache_cases(
     its old entry is then removed. A build that was killed goes on where it was. Several processes may build at once.
 
     Args:
-        datalist: cases with the paths ``image`` and ``label``.
+        datalist: cases with the paths ``image`` and ``label``, or ``image`` alone.
         preprocessing: deterministic transforms from these paths to an image (C, H, W[, D]) with intensities in [0, 1]
-            and a label (1, H, W[, D]) of class numbers, the slices along the last axis.
+            and a label (1, H, W[, D]) of class numbers, the slices along the last axis. Where cases have no label, it
+            must do without (:func:`~medsaga.data.for_unlabelled`).
         num_classes: including background.
         cache_dir: folder of the cache, made if need be.
         num_workers: processes that build; each holds one volume. 0 builds in this process.

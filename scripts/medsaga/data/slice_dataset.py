@@ -26,7 +26,8 @@ class SliceDataset(Dataset):
     its augmentation, whatever worker or process draws it.
 
     Args:
-        data: cases with the paths ``image`` and ``label``, MONAI Label's datalist.
+        data: cases with the paths ``image`` and ``label``, MONAI Label's datalist; for pre-training ``image`` alone,
+            and then items have no label.
         preprocessing: deterministic transforms of a whole case, see :func:`~medsaga.data.slice_cache.cache_cases`.
         num_classes: including background.
         cache_dir: folder of the cache.
