@@ -65,4 +65,4 @@ def test_the_command(ct, tmp_path, capsys):
     content = json.loads((tmp_path / "boxes.json").read_text())
     # bright blocks on a dark ground
     assert min(dice for dice, _ in content["case"]["scores"]) > 0.8
-    assert content["one by one"] > 0 and content["together"] > 0
+    assert content["embedding"] > 0 and content["one by one"] > 0 and content["together"] > 0

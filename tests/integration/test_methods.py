@@ -8,7 +8,7 @@ from monai.bundle import ConfigParser
 
 from medsaga.memory.training import Training
 
-from .bundles import ROOT, config_files, fails, paths, run
+from .bundles import BUNDLES, ROOT, config_files, fails, paths, run
 from .dicom.small import write_chest_phantoms
 
 OF_SAM = ("full", "no_warmup", "medsaga_v1", "medsaga_v2", "decoder_only")
@@ -21,6 +21,8 @@ ENCODERS = {
     "hippocampus": {"network_def#encoder": "vit_t", "image_size": 56},
     "spleen": {"network_def#encoder": "vit_test", "image_size": 64},
     "chest_xray": {"network_def#encoder": "vit_t", "image_size": 56},
+    "amos": {"network_def#encoder": "vit_test", "image_size": 64},
+    "isles": {"network_def#encoder": "vit_t", "image_size": 56},
 }
 SHORT = {
     "weights": None,
@@ -48,19 +50,20 @@ def network_options(bundle: str, method: str) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def data(phantoms, tmp_path_factory):
-    """A data set for each bundle; the spleen's is the hippocampus' with its classes."""
+    """A data set for each bundle: volumes, which are the hippocampus' with its classes, or X-rays."""
     chests = write_chest_phantoms(tmp_path_factory.mktemp("data") / "chests", cases=6, first_seed=0)
-    return {"hippocampus": phantoms, "spleen": phantoms, "chest_xray": chests}
+    return {bundle: chests if bundle == "chest_xray" else phantoms for bundle in BUNDLES}
 
 
 def options(bundle: str, method: str, data, work) -> dict[str, object]:
     settings = {**SHORT, **network_options(bundle, method), **paths(bundle, data[bundle], work)}
-    if bundle == "spleen":
+    if bundle != "chest_xray":
         settings["class_names"] = ["background", "anterior", "posterior"]
+        settings["datalist"] = "$medsaga.data.decathlon_datalist(@dataset_dir)"
     return settings
 
 
-@pytest.mark.parametrize("bundle", ENCODERS)
+@pytest.mark.parametrize("bundle", BUNDLES)
 @pytest.mark.parametrize("method", [*OF_SAM, *NETWORKS])
 def test_every_method_trains_and_evaluates_on_every_bundle(method, bundle, data, tmp_path):
     settings = options(bundle, method, data, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -110,18 +111,21 @@ class ExportedSegmenter:
 
     @cached_property
     def _encoder(self) -> Any:
-        return self._compile(ENCODER)
+        return self._compile(ENCODER, (1, 3, self.image_size, self.image_size))
 
     @cached_property
     def _decoder(self) -> Any:
-        return self._compile(DECODER)
+        return self._compile(DECODER, self._encoder.output(0).shape)
 
     @cached_property
     def _box_decoder(self) -> Any:
         return self._compile(BOX_DECODER)
 
-    def _compile(self, file: str) -> Any:
-        return self._core.compile_model(self.folder / file, "CPU", self._options)
+    def _compile(self, file: str, shape: Sequence[int] | None = None) -> Any:
+        network = self._core.read_model(self.folder / file)
+        if shape is not None:  # OpenVINO plans better for a shape that it knows
+            network.reshape(list(shape))
+        return self._core.compile_model(network, "CPU", self._options)
 
 
 def _run(compiled: Any, *inputs: torch.Tensor) -> torch.Tensor:
