@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 # SNOMED CT codes as in DICOM PS3.16 (CID 7140, 7151, 7152, 7155 and 244): structure, and what part or side of it
 _HIPPOCAMPUS, _LUNG = ("5366008", "Hippocampus"), ("39607008", "Lung")
+_KIDNEY, _ADRENAL_GLAND = ("64033007", "Kidney"), ("23451007", "Adrenal gland")
+_RIGHT, _LEFT = ("24028007", "Right"), ("7771000", "Left")
 _CODES: dict[str, tuple[tuple[str, str], tuple[str, str] | None]] = {
     "anterior": (_HIPPOCAMPUS, ("255549009", "Anterior")),
     "posterior": (_HIPPOCAMPUS, ("255551008", "Posterior")),
@@ -30,8 +32,20 @@ _CODES: dict[str, tuple[tuple[str, str], tuple[str, str] | None]] = {
     "liver": (("10200004", "Liver"), None),
     "heart": (("80891009", "Heart"), None),
     "lung": (_LUNG, None),
-    "right lung": (_LUNG, ("24028007", "Right")),
-    "left lung": (_LUNG, ("7771000", "Left")),
+    "right lung": (_LUNG, _RIGHT),
+    "left lung": (_LUNG, _LEFT),
+    "right kidney": (_KIDNEY, _RIGHT),
+    "left kidney": (_KIDNEY, _LEFT),
+    "gallbladder": (("28231008", "Gallbladder"), None),
+    "esophagus": (("32849002", "Esophagus"), None),
+    "stomach": (("69695003", "Stomach"), None),
+    "aorta": (("15825003", "Aorta"), None),
+    "postcava": (("64131007", "Inferior Vena Cava"), None),
+    "pancreas": (("15776009", "Pancreas"), None),
+    "right adrenal gland": (_ADRENAL_GLAND, _RIGHT),
+    "left adrenal gland": (_ADRENAL_GLAND, _LEFT),
+    "duodenum": (("38848004", "Duodenum"), None),
+    "bladder": (("89837001", "Bladder"), None),
 }
 # for names without a colour of their own; well apart from each other and from greys
 _PALETTE = [
