@@ -44,9 +44,10 @@ def write_page(experiment: Experiment, work: Path, output: Path, name: str, comm
         experiment.runs, experiment.loss_curves, work, figures / f"{name}_losses.png"
     ):
         parts.append(f"![Training losses](figures/{name}_losses.png)")
-    if experiment.pictures:
-        for path in draw_cases(experiment, rows, work, figures / name):
-            parts.append(f"![Best, median and worst case](figures/{name}/{path.name})")
+    # not beside the page: they show patients, and a page may be given to others
+    if pictures := draw_cases(experiment, rows, work):
+        names = ", ".join(f"`{path.name}`" for path in pictures)
+        parts.append(f"Best, median and worst cases, as pictures: {names} in the experiment's folder of `--work`.")
     parts += [
         "What a training takes (the largest peak of resident memory; runs that shared the machine took longer):",
         costs_table(rows, experiment.methods).rstrip(),
@@ -101,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         failed = work_off(experiment.runs, work, show)
     if page:
-        print(f"\n{page.read_text()}\nThis page: {page}")
+        print(f"\n{page.read_text()}\nThis page: {page}; pictures of cases and the runs: {work}")
     if failed:
         reasons = "\n".join(f"* {run.name}: {reason}" for run, reason in failed.items())
         sys.exit(f"{len(failed)} of {len(experiment.runs)} runs failed:\n{reasons}")

@@ -80,13 +80,13 @@ def _losses(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return steps, np.array([by_step[step] for step in steps])
 
 
-def draw_cases(experiment: Experiment, rows: pd.DataFrame, work: Path, folder: Path) -> list[Path]:
+def draw_cases(experiment: Experiment, rows: pd.DataFrame, work: Path) -> list[Path]:
     """Best, median and worst test case of the first of the pictured methods, as segmented by each of them.
 
     One picture for each data set, at its largest N and first seed, where all pictured methods are done.
 
     Returns:
-        the files written.
+        the files written, in ``work``.
     """
     written = []
     cases = by_case(rows)
@@ -109,7 +109,7 @@ def draw_cases(experiment: Experiment, rows: pd.DataFrame, work: Path, folder: P
                 dice = cases[at & (cases["method"] == method) & (cases["case"] == case)]["dice"].item()
                 axes.set_title(f"{method}: {what} case {case}, Dice {dice:.3f}", fontsize=9)
                 axes.axis("off")
-        written.append(folder / f"cases_{bundle}.png")
+        written.append(work / f"cases_{bundle}.png")
         _save(figure, written[-1])
     return written
 
