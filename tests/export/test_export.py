@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -135,3 +138,23 @@ def test_challenge_cases_give_the_same_by_torch_and_exported(bundle, challenge_c
     for name in ("more/3DBox_CT_1.npz", "2DBox_US_1.npz"):
         by_torch, by_openvino = (np.load(tmp_path / how / name)["segs"] for how in ("torch", "openvino"))
         assert (by_torch == by_openvino).mean() > 0.999 and by_torch.any()
+
+
+def test_a_process_outlives_its_exported_networks(folder):
+    """Several of OpenVINO's cores leave a stack for signals that is gone, and a child's end is a signal."""
+    code = f"""
+import signal, subprocess, time, torch
+from medsaga.export import ExportedSegmenter
+signal.signal(signal.SIGCHLD, lambda *_: None)
+networks = [ExportedSegmenter({str(folder)!r}) for _ in range(3)]
+for network in networks:
+    network.encode(torch.zeros(1, 1, 64, 64))
+del network
+while networks:
+    networks.pop(0)
+subprocess.Popen(["true"])
+time.sleep(0.5)
+print("alive")
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr[-2000:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,6 @@ class ExportedSegmenter:
         self.num_classes: int = description["num_classes"]
         self.head: str = description["head"]
         self.pixel_mean = torch.zeros(3, 1, 1)  # the encoder file normalises itself; inferers ask this for the device
-        self._core = import_openvino().Core()
         self._options = {
             # without it OpenVINO takes bf16 by itself where the CPU has it
             "INFERENCE_PRECISION_HINT": RUN_PRECISIONS[precision],
@@ -122,10 +121,21 @@ class ExportedSegmenter:
         return self._compile(BOX_DECODER)
 
     def _compile(self, file: str, shape: Sequence[int] | None = None) -> Any:
-        network = self._core.read_model(self.folder / file)
+        network = _core().read_model(self.folder / file)
         if shape is not None:  # OpenVINO plans better for a shape that it knows
             network.reshape(list(shape))
-        return self._core.compile_model(network, "CPU", self._options)
+        return _core().compile_model(network, "CPU", self._options)
+
+
+@cache
+def _core() -> Any:
+    """OpenVINO's core, one for the process.
+
+    OpenVINO 2026.4 gives the main thread a stack for signals with each core, and takes that of the core before when one
+    goes: after several have gone it is memory that is free, and the next signal that Python handles, such as the end
+    of a child process, ends the process.
+    """
+    return import_openvino().Core()
 
 
 def _run(compiled: Any, *inputs: torch.Tensor) -> torch.Tensor:
