@@ -1,6 +1,7 @@
 """The overlays of bundles/methods that fine-tune other parts of the network, or train another one, on every bundle."""
 
 import csv
+from itertools import product
 
 import pytest
 import torch
@@ -63,8 +64,10 @@ def options(bundle: str, method: str, data, work) -> dict[str, object]:
     return settings
 
 
-@pytest.mark.parametrize("bundle", BUNDLES)
-@pytest.mark.parametrize("method", [*OF_SAM, *NETWORKS])
+# what changes the groups of parameters alone is tried once with each kind of encoder
+@pytest.mark.parametrize(
+    ("method", "bundle"), [*product(OF_SAM, ("hippocampus", "spleen", "chest_xray")), *product(NETWORKS, BUNDLES)]
+)
 def test_every_method_trains_and_evaluates_on_every_bundle(method, bundle, data, tmp_path):
     settings = options(bundle, method, data, tmp_path)
     run("training", bundle, "train", overlay(method), **settings)
