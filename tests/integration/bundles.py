@@ -18,6 +18,15 @@ BUNDLES = sorted(p.parent.parent.name for p in (ROOT / "bundles").glob("*/config
 # the same classes, small enough to train in seconds
 SMALL = {"network_def#encoder": "vit_test", "image_size": 64, "weights": None, "num_workers": 0}
 
+# the same kind of encoder as each bundle has, small
+ENCODERS = {
+    "hippocampus": {"network_def#encoder": "vit_t", "image_size": 56},
+    "isles": {"network_def#encoder": "vit_t", "image_size": 56},
+    "chest_xray": {"network_def#encoder": "vit_t", "image_size": 56},
+    "spleen": {"network_def#encoder": "vit_test", "image_size": 64},
+    "amos": {"network_def#encoder": "vit_test", "image_size": 64},
+}
+
 
 def config_files(bundle: str, *names: str) -> list[str]:
     return [str(ROOT / "bundles" / bundle / "configs" / f"{name}.json") for name in names]

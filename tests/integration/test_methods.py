@@ -9,7 +9,7 @@ from monai.bundle import ConfigParser
 
 from medsaga.memory.training import Training
 
-from .bundles import BUNDLES, ROOT, config_files, fails, paths, run
+from .bundles import BUNDLES, ENCODERS, ROOT, config_files, fails, paths, run
 from .dicom.small import write_chest_phantoms
 
 OF_SAM = ("full", "no_warmup", "medsaga_v1", "medsaga_v2", "decoder_only")
@@ -17,13 +17,6 @@ NETWORKS = {  # made small where they can be
     "unet": {"network_def#features": (8, 8, 8, 8, 8, 8)},
     "dynunet": {"network_def#filters": "$[8] * (@levels + 1)"},
     "dae_former": {"network_def#widths": (8, 16, 24)},
-}
-ENCODERS = {
-    "hippocampus": {"network_def#encoder": "vit_t", "image_size": 56},
-    "spleen": {"network_def#encoder": "vit_test", "image_size": 64},
-    "chest_xray": {"network_def#encoder": "vit_t", "image_size": 56},
-    "amos": {"network_def#encoder": "vit_test", "image_size": 64},
-    "isles": {"network_def#encoder": "vit_t", "image_size": 56},
 }
 SHORT = {
     "weights": None,

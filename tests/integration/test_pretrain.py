@@ -10,18 +10,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from medsaga.memory.training import Training
 from medsaga.networks import SamSegmenter
 
-from .bundles import BUNDLES, ROOT, command, config_files, fails, paths, run, start
+from .bundles import BUNDLES, ENCODERS, ROOT, command, config_files, fails, paths, run, start
 from .dicom.small import write_chest_phantoms
 
 PRETRAIN = "../../methods/pretrain"  # as seen from a bundle's configs
-# the same kind of encoder as each bundle has, small
-ENCODERS = {
-    "hippocampus": {"network_def#encoder": "vit_t", "image_size": 56},
-    "isles": {"network_def#encoder": "vit_t", "image_size": 56},
-    "chest_xray": {"network_def#encoder": "vit_t", "image_size": 56},
-    "spleen": {"network_def#encoder": "vit_test", "image_size": 64},
-    "amos": {"network_def#encoder": "vit_test", "image_size": 64},
-}
 SHORT = {
     "weights": None,
     "num_workers": 0,
@@ -182,7 +174,11 @@ def parser(bundle, **changes):
 
 def test_a_step_is_measured_like_any_other():
     training = Training(parser("spleen", **TEST_ENCODER, batch_size=2, rank=4))
+    before = {name: value.clone() for name, value in training.network.named_parameters()}
     training.run(2)
+    changed = {name for name, value in training.network.named_parameters() if not torch.equal(value, before[name])}
+    assert any(name.startswith("segmenter.image_encoder.") for name in changed)
+    assert not any(name.startswith("segmenter.mask_decoder.") for name in changed)
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)

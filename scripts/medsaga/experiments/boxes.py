@@ -6,9 +6,8 @@ import argparse
 import importlib
 import shlex
 import sys
-import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,6 +22,7 @@ from medsaga.bundle.network import load_network
 from medsaga.challenge import segment_folder
 from medsaga.data import read_challenge_case
 from medsaga.export import ExportedSegmenter
+from medsaga.export.compare import seconds_in_turns
 from medsaga.files import write_json
 from medsaga.inferers import BoxInferer
 
@@ -83,17 +83,6 @@ def slice_boxes(label: MetaTensor, count: int) -> tuple[int, torch.Tensor]:
         (r0, c0), (r1, c1) = generate_spatial_bounding_box((slices[index] == number)[None])
         boxes.append([c0, r0, c1 - 1, r1 - 1])
     return index, torch.tensor(boxes, dtype=torch.float32)
-
-
-def seconds_in_turns(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of each call, which take turns, after one call of each that does not count."""
-    taken: list[list[float]] = [[] for _ in calls]
-    for _ in range(repeats + 1):
-        for call, own in zip(calls, taken):
-            start = time.perf_counter()
-            call()
-            own.append(time.perf_counter() - start)
-    return [float(np.median(own[1:])) for own in taken]
 
 
 def together_and_one_by_one(

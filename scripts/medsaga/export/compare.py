@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from medsaga.networks import SamSegmenter
 
 from .exported import RUN_PRECISIONS, ExportedSegmenter
 
-__all__ = ["differences", "timings"]
+__all__ = ["differences", "seconds_in_turns", "timings"]
 
 _BOXES = 4  # as many as BoxInferer decodes at once
 
@@ -45,11 +46,25 @@ def differences(network: SamSegmenter, exported: ExportedSegmenter, seed: int = 
     return {name: float((a - b).abs().max() / a.abs().max()) for name, (a, b) in pairs.items()}
 
 
+def seconds_in_turns(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Median seconds of each call. They take turns, so that other work on the machine slows all alike.
+
+    One call of each comes before and does not count: it compiles, and fills torch's caches.
+    """
+    for call in calls:
+        call()
+    taken: list[list[float]] = [[] for _ in calls]
+    for _ in range(repeats):
+        for call, own in zip(calls, taken):
+            start = time.perf_counter()
+            call()
+            own.append(time.perf_counter() - start)
+    return [statistics.median(own) for own in taken]
+
+
 @torch.no_grad()
 def timings(network: SamSegmenter, folder: str | Path, repeats: int) -> list[dict[str, str | float]]:
     """Median seconds of encoding a slice, decoding it, and decoding a box of four at once, in turns.
-
-    What is compared runs one after the other in each repeat, so that other work on the machine slows all alike.
 
     Args:
         network: in ``eval()`` on a CPU.
@@ -70,13 +85,6 @@ def timings(network: SamSegmenter, folder: str | Path, repeats: int) -> list[dic
     }
     rows = []
     for what, (count, call) in work.items():
-        seconds: dict[str, list[float]] = {name: [] for name in networks}
-        for one in networks.values():
-            call(one)  # compiles, and fills torch's caches
-        for _ in range(repeats):
-            for name, one in networks.items():
-                start = time.perf_counter()
-                call(one)
-                seconds[name].append((time.perf_counter() - start) / count)
-        rows.append({"what": what, **{name: statistics.median(values) for name, values in seconds.items()}})
+        seconds = seconds_in_turns([partial(call, one) for one in networks.values()], repeats)
+        rows.append({"what": what, **{name: value / count for name, value in zip(networks, seconds)}})
     return rows
