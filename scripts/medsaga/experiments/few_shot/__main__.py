@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
         description="Methods compared by how many images they learn from. It may be killed and repeated, and several "
         "processes may work on one experiment. Data sets are looked for in $MEDSAGA_DATA.",
     )
-    parser.add_argument("experiment", type=Path, help="JSON file, for example bundles/methods/docs/table1.json")
+    parser.add_argument("experiment", type=Path, help="JSON file, for example bundles/methods/experiments/few_images_cpu.json")
     parser.add_argument("--work", type=Path, default=Path("output/few_shot"), help="for the runs (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("docs"), help="for the page (%(default)s)")
     parser.add_argument("--slurm", type=int, metavar="JOBS", help="hand the runs to so many jobs of a SLURM cluster")
