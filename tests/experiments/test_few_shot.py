@@ -36,6 +36,7 @@ SMALL = {
 def write_experiment(folder, **changes):
     content = {
         "title": "Phantoms",
+        "note": "They are generated.",
         "methods": {
             "MedSAGa": {},
             "SAMed": {"overlays": ["samed.json"]},
@@ -90,6 +91,7 @@ def test_the_page_has_table_1_and_the_csv_its_values(done):
     own = [float(v["dice"]) for v in values if v["method"] == "SAMed" and v["num_images"] == "8"]
     assert rows[3][2].strip("*").startswith(f"{sum(own) / len(own):.3f} ± ")
     assert "3 of hippocampus. Seeds: 0, 1" in text
+    assert "\nThey are generated.\n" in text
 
 
 def test_its_pictures_are_there(done):
@@ -194,6 +196,7 @@ def test_two_processes_share_an_experiment(tmp_path, monkeypatch):
         ({"grids": [{"bundle": "hippocampus", "num_images": [4], "seeds": [0], "epochs": 3}]}, "unknown keys epochs"),
         ({"grids": [{"bundle": "hippocampus", "num_images": [4], "seeds": [0], "methods": ["X"]}]}, "no method X"),
         ({"pictures": ["Y"]}, "pictures: no method Y"),
+        ({"picture": ["MedSAGa"]}, "unknown keys picture"),
     ],
 )
 def test_what_is_wrong_with_an_experiment_is_said(tmp_path, monkeypatch, changes, words):

@@ -51,6 +51,7 @@ def write_page(experiment: Experiment, work: Path, output: Path, name: str, comm
     parts += [
         "What a training takes (the largest peak of resident memory; runs that shared the machine took longer):",
         costs_table(rows, experiment.methods).rstrip(),
+        *([experiment.note] if experiment.note else []),
         f"{describe_machine('cuda' if torch.cuda.is_available() else 'cpu')}. `{command}`; all values are in "
         f"[{name}.csv]({name}.csv).",
     ]
@@ -73,13 +74,14 @@ def main(arguments: list[str] | None = None) -> None:
         description="Methods compared by how many images they learn from. It may be killed and repeated, and several "
         "processes may work on one experiment. Data sets are looked for in $MEDSAGA_DATA.",
     )
-    parser.add_argument("experiment", type=Path, help="JSON file, for example bundles/methods/experiments/few_images_cpu.json")
+    parser.add_argument("experiment", type=Path, help="JSON file, as those in bundles/methods/experiments")
     parser.add_argument("--work", type=Path, default=Path("output/few_shot"), help="for the runs (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("docs"), help="for the page (%(default)s)")
     parser.add_argument("--slurm", type=int, metavar="JOBS", help="hand the runs to so many jobs of a SLURM cluster")
     parser.add_argument("--slurm_options", nargs="+", default=[], metavar="KEY=VALUE", help="of submitit, for the jobs")
     parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it names each file of losses that it has read
 
     experiment = read_experiment(parsed.experiment)
     name = parsed.experiment.stem
@@ -92,13 +94,15 @@ def main(arguments: list[str] | None = None) -> None:
         submit(experiment, work, parsed.slurm, dict(option.split("=", 1) for option in parsed.slurm_options))
         return
     page = write_page(experiment, work, parsed.output, name, command)
+    done = {run for run in experiment.runs if (work / run.name / "run.json").is_file()}  # they are on the page
     with tqdm(total=len(experiment.runs), desc=experiment.title, unit="run") as progress:
 
         def show(run: Run) -> None:
             nonlocal page
             progress.set_postfix_str(run.name)
             progress.update()
-            page = write_page(experiment, work, parsed.output, name, command)
+            if run not in done:
+                page = write_page(experiment, work, parsed.output, name, command)
 
         failed = work_off(experiment.runs, work, show)
     if page:

@@ -14,6 +14,7 @@ from medsaga.bundle import find_bundle
 
 __all__ = ["Experiment", "Run", "read_experiment"]
 
+_KEYS = {"title", "note", "methods", "options", "grids", "loss_curves", "pictures"}
 _GRID_KEYS = {"bundle", "methods", "num_images", "seeds", "options"}
 
 
@@ -45,6 +46,7 @@ class Experiment:
         runs: in the order of their execution: seed by seed, so that what is there when it is stopped can be compared.
         loss_curves: methods whose losses are drawn.
         pictures: methods whose best, median and worst cases are drawn; ranked by the first.
+        note: what a reader of the page has to know besides.
     """
 
     title: str
@@ -52,6 +54,7 @@ class Experiment:
     runs: tuple[Run, ...]
     loss_curves: tuple[str, ...]
     pictures: tuple[str, ...]
+    note: str = ""
 
 
 def read_experiment(path: str | Path) -> Experiment:
@@ -60,8 +63,8 @@ def read_experiment(path: str | Path) -> Experiment:
     Its keys: ``title``; ``methods``, by name an object with ``overlays`` (files of ``bundles/methods``) and ``options``
     (values of config keys), both optional; ``grids``, a list of objects with ``bundle``, ``methods`` (names; all
     unless given), ``num_images`` (numbers of training slices), ``seeds`` and ``options``; ``options`` for all runs;
-    ``loss_curves`` and ``pictures``, names of methods. A method's options come before a grid's, a grid's before those
-    for all.
+    ``loss_curves`` and ``pictures``, names of methods; ``note``, a sentence for the page. A method's options come
+    before a grid's, a grid's before those for all.
 
     Args:
         path: of the JSON file.
@@ -80,6 +83,8 @@ def read_experiment(path: str | Path) -> Experiment:
         raise ValueError(f"{path} is no JSON object ({err}).") from err
     except KeyError as err:
         raise ValueError(f"{path} has no key {err}; an experiment has title, methods and grids.") from err
+    if extra := set(content) - _KEYS:
+        raise ValueError(f"{path} has unknown keys {', '.join(sorted(extra))}; known are {', '.join(sorted(_KEYS))}.")
     known = set(methods)
     runs: dict[Run, None] = {}
     for number, grid in enumerate(grids):
@@ -109,7 +114,7 @@ def read_experiment(path: str | Path) -> Experiment:
     for key, names in shown.items():
         _check_methods(names, known, f"{path}, {key}")
     ordered = sorted(runs, key=lambda run: run.seed)
-    return Experiment(title, tuple(methods), tuple(ordered), **shown)
+    return Experiment(title, tuple(methods), tuple(ordered), **shown, note=content.get("note", ""))
 
 
 def _check_methods(names: list[str] | tuple[str, ...], known: set[str], where: str) -> None:
