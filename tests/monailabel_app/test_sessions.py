@@ -133,7 +133,8 @@ def test_size_is_limited_packed_and_unpacked(sessions, upload, monkeypatch):
 
 
 def test_no_file_is_refused(sessions):
-    refused(422, sessions.add_session, "")
+    assert refused(422, sessions.add_session, "") == "No file was uploaded for the session."
+    assert not os.path.exists(sessions.store_path) or os.listdir(sessions.store_path) == []
 
 
 def test_expired_and_damaged_sessions_are_removed_and_others_kept(sessions, upload):

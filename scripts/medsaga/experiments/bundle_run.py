@@ -14,7 +14,12 @@ from typing import Any
 
 from medsaga.files import write_json
 
-__all__ = ["execute"]
+__all__ = ["execute", "is_done"]
+
+
+def is_done(folder: Path) -> bool:
+    """Whether the folder's run has been trained and evaluated."""
+    return (folder / "run.json").is_file()
 
 
 def execute(
@@ -50,7 +55,7 @@ def execute(
             f"{folder} holds a run with {json.dumps(held)}, not {json.dumps(settings)}: delete it, or choose another "
             "folder with --work"
         )
-    if (folder / "run.json").is_file():
+    if is_done(folder):
         return
     write_json(before, settings)
     paths = {"output_dir": folder / "output", "model_path": folder / "model.pt", "cache_dir": cache_dir}

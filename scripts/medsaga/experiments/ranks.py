@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from medsaga.bundle import find_bundle
 
-from .bundle_run import execute
+from .bundle_run import execute, is_done
 from .machine import describe_machine
 
 __all__ = ["METHODS", "Run", "main"]
@@ -86,7 +86,7 @@ def results(runs: list[Run], work: Path) -> dict[tuple[str, int | None], Result]
     found: dict[tuple[str, int | None], Result] = {}
     for run in runs:
         folder = work / run.name
-        if not (folder / "run.json").is_file():
+        if not is_done(folder):
             continue
         content = json.loads((folder / "run.json").read_text())
         result = found.setdefault((run.method, run.rank), Result([], [], [], False, 0))

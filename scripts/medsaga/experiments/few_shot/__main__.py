@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from ..bundle_run import is_done
 from ..machine import describe_machine
 from .execution import work_off
 from .figures import draw_cases, draw_dice, draw_losses
@@ -94,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
         submit(experiment, work, parsed.slurm, dict(option.split("=", 1) for option in parsed.slurm_options))
         return
     page = write_page(experiment, work, parsed.output, name, command)
-    done = {run for run in experiment.runs if (work / run.name / "run.json").is_file()}  # they are on the page
+    done = {run for run in experiment.runs if is_done(work / run.name)}  # they are on the page
     with tqdm(total=len(experiment.runs), desc=experiment.title, unit="run") as progress:
 
         def show(run: Run) -> None:

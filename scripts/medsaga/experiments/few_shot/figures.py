@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ..bundle_run import is_done
 from .plan import Experiment, Run
 from .results import by_case
 
@@ -54,7 +55,7 @@ def draw_losses(runs: Sequence[Run], methods: Sequence[str], work: Path, path: P
         whether there was anything to draw.
     """
     seed = min(run.seed for run in runs)
-    chosen = [run for run in runs if run.method in methods and run.seed == seed and _done(run, work)]
+    chosen = [run for run in runs if run.method in methods and run.seed == seed and is_done(work / run.name)]
     places = sorted({(run.bundle, run.num_images) for run in chosen})
     if not places:
         return False
@@ -95,7 +96,7 @@ def draw_cases(experiment: Experiment, rows: pd.DataFrame, work: Path) -> list[P
         if not own:
             continue
         images, seed = max(run.num_images for run in own), min(run.seed for run in own)
-        chosen = {r.method: r for r in own if (r.num_images, r.seed) == (images, seed) and _done(r, work)}
+        chosen = {r.method: r for r in own if (r.num_images, r.seed) == (images, seed) and is_done(work / r.name)}
         if list(chosen) != list(experiment.pictures):
             continue
         at = (cases["bundle"] == bundle) & (cases["num_images"] == images) & (cases["seed"] == seed)
@@ -112,10 +113,6 @@ def draw_cases(experiment: Experiment, rows: pd.DataFrame, work: Path) -> list[P
         written.append(work / f"cases_{bundle}.png")
         _save(figure, written[-1])
     return written
-
-
-def _done(run: Run, work: Path) -> bool:
-    return (work / run.name / "run.json").is_file()
 
 
 def _colour(methods: Sequence[str], method: str) -> str:

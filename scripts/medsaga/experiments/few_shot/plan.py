@@ -54,7 +54,7 @@ class Experiment:
     runs: tuple[Run, ...]
     loss_curves: tuple[str, ...]
     pictures: tuple[str, ...]
-    note: str = ""
+    note: str
 
 
 def read_experiment(path: str | Path) -> Experiment:
@@ -83,14 +83,12 @@ def read_experiment(path: str | Path) -> Experiment:
         raise ValueError(f"{path} is no JSON object ({err}).") from err
     except KeyError as err:
         raise ValueError(f"{path} has no key {err}; an experiment has title, methods and grids.") from err
-    if extra := set(content) - _KEYS:
-        raise ValueError(f"{path} has unknown keys {', '.join(sorted(extra))}; known are {', '.join(sorted(_KEYS))}.")
+    _check_keys(content, _KEYS, str(path))
     known = set(methods)
     runs: dict[Run, None] = {}
     for number, grid in enumerate(grids):
         where = f"{path}, grids[{number}]"
-        if extra := set(grid) - _GRID_KEYS:
-            raise ValueError(f"{where} has unknown keys {', '.join(sorted(extra))}; known are {_GRID_KEYS}.")
+        _check_keys(grid, _GRID_KEYS, where)
         if missing := {"bundle", "num_images", "seeds"} - set(grid):
             raise ValueError(f"{where} lacks {', '.join(sorted(missing))}.")
         names = grid.get("methods", list(methods))
@@ -115,6 +113,11 @@ def read_experiment(path: str | Path) -> Experiment:
         _check_methods(names, known, f"{path}, {key}")
     ordered = sorted(runs, key=lambda run: run.seed)
     return Experiment(title, tuple(methods), tuple(ordered), **shown, note=content.get("note", ""))
+
+
+def _check_keys(given: Mapping[str, Any], known: set[str], where: str) -> None:
+    if extra := set(given) - known:
+        raise ValueError(f"{where} has unknown keys {', '.join(sorted(extra))}; known are {', '.join(sorted(known))}.")
 
 
 def _check_methods(names: list[str] | tuple[str, ...], known: set[str], where: str) -> None:

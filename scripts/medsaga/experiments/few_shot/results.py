@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..bundle_run import is_done
 from .plan import Run
 
 __all__ = ["by_case", "collect", "costs_table", "seeds_table", "table"]
@@ -26,7 +27,7 @@ def collect(runs: Sequence[Run], work: Path) -> pd.DataFrame:
     frames = []
     for run in runs:
         folder = work / run.name
-        if not (folder / "run.json").is_file():
+        if not is_done(folder):
             continue
         cost = json.loads((folder / "run.json").read_text())
         frame = pd.read_csv(folder / "output" / "evaluation" / "metrics.csv")
