@@ -1,0 +1,113 @@
+"""Frames decoded by pydicom, those that GDCM decodes in a process of its own.
+
+GDCM's decoders crash on some damaged codestreams, and would take a batch's process with them. This file is also the
+program of that process, so it imports nothing of medsaga.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import os
+import pickle
+import select
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["decode", "decode_apart"]
+
+_SECONDS = 120  # for a frame; the largest that are read take a few
+_LOCK = threading.Lock()
+_PROCESSES: dict[int, subprocess.Popen] = {}  # by the process that started it: a fork must not share its parent's
+os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
+
+
+def decode(elements: dict[str, Any], syntax: str, data: bytes) -> np.ndarray:
+    """One frame, by pydicom, as a data set of its own: so it takes the memory of one frame.
+
+    Args:
+        elements: of the image pixel module.
+        syntax: UID of the transfer syntax.
+        data: of the frame, not encapsulated.
+
+    Returns:
+        (rows, columns) or (rows, columns, 3), as stored.
+    """
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import UID
+
+    image, compressed = Dataset(), UID(syntax).is_compressed and not UID(syntax).is_deflated
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = UID(syntax)
+    image.is_little_endian, image.is_implicit_VR = UID(syntax).is_little_endian, False
+    for keyword, value in elements.items():
+        setattr(image, keyword, value)
+    image.add_new("PixelData", "OB" if compressed else "OW", encapsulate([data]) if compressed else data)
+    image["PixelData"].is_undefined_length = compressed
+    return image.pixel_array
+
+
+def decode_apart(elements: dict[str, Any], syntax: str, data: bytes) -> np.ndarray:
+    """:func:`decode` in another process, which is started once and goes on to wait for frames.
+
+    Raises:
+        ValueError: with what the decoder said, or that it crashed or came to no end.
+    """
+    with _LOCK:
+        process = _PROCESSES.get(os.getpid())
+        if process is None or process.poll() is not None:
+            process = _PROCESSES[os.getpid()] = subprocess.Popen(
+                [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+            atexit.register(_end, process)
+            for pipe in (process.stdin, process.stdout):  # else a frame goes through in pieces of 64 KiB
+                with contextlib.suppress(OSError, AttributeError):
+                    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 2**20)
+        try:
+            pickle.dump((elements, syntax, data), process.stdin)
+            process.stdin.flush()
+            waiting = select.poll()  # select.select takes no file numbers above 1023, which servers reach
+            waiting.register(process.stdout, select.POLLIN)
+            ready = waiting.poll(1000 * _SECONDS)
+            answer = pickle.load(process.stdout) if ready else f"no end within {_SECONDS} s"
+        except (EOFError, OSError, pickle.UnpicklingError):
+            answer, ready = "the decoder crashed", []
+        if not ready:
+            _end(process)
+    if isinstance(answer, str):
+        raise ValueError(answer)
+    return answer
+
+
+def _end(process: subprocess.Popen) -> None:
+    process.kill()
+    process.communicate()
+
+
+def _serve() -> None:
+    """Answer frames with arrays, or with the text of an error, until the input ends."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries must not write among the answers
+    while True:
+        try:
+            request = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            answer: Any = decode(*request)
+        except Exception as e:
+            answer = str(e) or type(e).__name__
+        pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder, whose files could be taken for other packages' modules
+    _serve()

@@ -1,0 +1,104 @@
+"""Values of label files as class numbers, whatever form a tool has stored them in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from .image import ReadingError
+
+__all__ = ["class_numbers", "whole_numbers"]
+
+_TOLERANCE = 1e-3  # of what tools that compute in float32 leave beside whole numbers
+_WHITE = (255, 65535)  # how paint programs and 8- or 16-bit masks store 1
+_MAX_CLASS = 255
+
+
+def whole_numbers(values: np.ndarray, name: str | Path) -> np.ndarray:
+    """Integer values of a label: booleans become 0 and 1, floats within 1e-3 of whole numbers are rounded.
+
+    Args:
+        values: as the file stores them, of any shape.
+        name: of the file, for errors.
+
+    Raises:
+        ReadingError: NaN, infinite or fractional values, or values of another kind.
+    """
+    values = np.asarray(values)
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8)
+    if values.dtype.kind in "iu":
+        return values
+    if values.dtype.kind != "f":
+        raise ReadingError(f"{name}: values of type {values.dtype}; expected class numbers, whole numbers from 0 on.")
+    low, high = (float(extreme) for extreme in (values.min(), values.max()))  # NaN shows in both
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ReadingError(f"{name}: it has NaN or infinite values; expected class numbers, whole numbers from 0 on.")
+    if max(-low, high) > 2**31 - 1:
+        raise ReadingError(f"{name}: values from {low:g} to {high:g}; expected class numbers, 0 to {_MAX_CLASS}.")
+    whole = np.empty(values.shape, dtype=np.int32)
+    for index in range(values.shape[-1]):  # a slice at a time: a CT is checked in a CT's memory
+        part = values[..., index]
+        rounded = np.rint(part)
+        apart = np.abs(part - rounded) > _TOLERANCE
+        if apart.any():
+            raise ReadingError(
+                f"{name}: values such as {part[apart].flat[0]:g} are no class numbers. A mask is resampled by nearest "
+                "neighbour; of probabilities, save the class with the largest one instead."
+            )
+        whole[..., index] = rounded
+    return whole
+
+
+def class_numbers(values: np.ndarray, num_classes: int, name: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Class numbers of whole-numbered label values, uint8.
+
+    Where there is one class besides the background, 0 and 255 (or 65535) are taken for 0 and 1, with a notice.
+
+    Args:
+        values: integers, of any shape.
+        num_classes: including background; class numbers are 0 to ``num_classes - 1``.
+        name: of the file, for errors.
+
+    Returns:
+        Class numbers of the shape of ``values``, and notices.
+
+    Raises:
+        ReadingError: values outside the classes, with what to do about them.
+    """
+    present = np.unique(values).tolist()
+    outside = [value for value in present if not 0 <= value < num_classes]
+    if not outside:
+        return values.astype(np.uint8), ()
+    foreground = [value for value in present if value != 0]
+    if num_classes == 2 and len(foreground) == 1 and foreground[0] in _WHITE:
+        return (values != 0).astype(np.uint8), (f"{name}: values 0 and {foreground[0]} are taken for 0 and 1.",)
+    raise ReadingError(
+        f"{name}: label values {_listed(outside)} are outside the {num_classes} classes (0 = background to "
+        f"{num_classes - 1}). {_remedy(foreground, num_classes, name)}"
+    )
+
+
+def _listed(values: list[int]) -> str:
+    return ", ".join(map(str, values[:8])) + (f" and {len(values) - 8} more" if len(values) > 8 else "")
+
+
+def _remedy(foreground: list[int], num_classes: int, name: str | Path) -> str:
+    if str(name).lower().endswith((".jpg", ".jpeg")):
+        return "JPEG changes values where masks have edges: save the mask as PNG."
+    if min(foreground) < 0:
+        return "No class has a negative number: is it an image instead of a label?"
+    if len(foreground) > 64:
+        return "So many values look like an image: is the label's file the right one?"
+    if len(foreground) < num_classes:
+        targets = list(range(1, len(foreground) + 1))
+        return (
+            'Map them to classes, in the order of class_names, by a transform {"_target_": "MapLabelValued", "keys": '
+            f'"label", "orig_labels": {foreground}, "target_labels": {targets}}} before CheckCased in the bundle\'s '
+            "preprocessing."
+        )
+    return (
+        f"It has {len(foreground)} values besides 0, the bundle {num_classes - 1} classes: add them to class_names, or "
+        "merge or leave out the others by MapLabelValued before CheckCased in the bundle's preprocessing."
+    )

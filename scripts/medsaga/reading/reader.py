@@ -1,0 +1,71 @@
+"""The reading of this package as MONAI's reader."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from monai.config import PathLike
+from monai.data import ImageReader
+from monai.data.utils import to_affine_nd
+from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
+
+from .image import ImageFile
+from .labels import whole_numbers
+from .open import open_image
+
+__all__ = ["MedicalImageReader"]
+
+logger = logging.getLogger(__name__)
+
+
+class MedicalImageReader(ImageReader):
+    """MONAI reader of everything that :func:`~medsaga.reading.open_image` opens.
+
+    Hand it to ``LoadImage`` at the call, as :class:`~medsaga.transforms.ReadImaged` does: a reader that is only
+    registered there is followed by MONAI's own, which read what this one refuses.
+
+    Args:
+        label: the values are class numbers: floats within 1e-3 of whole numbers are rounded, others refused.
+    """
+
+    def __init__(self, label: bool = False) -> None:
+        self.label = label
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        return True  # a DICOM file may be called anything
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> tuple[ImageFile, np.ndarray]:
+        """
+        Args:
+            data: file or folder, see :func:`~medsaga.reading.open_image`.
+
+        Raises:
+            FileNotFoundError, ReadingError: naming the file.
+        """
+        (path,) = ensure_tuple(data)
+        image = open_image(path, self.label)
+        for notice in image.notices:
+            logger.warning(notice)
+        values = image.load()
+        return image, whole_numbers(values, path) if self.label else values
+
+    def get_data(self, img: tuple[ImageFile, np.ndarray]) -> tuple[np.ndarray, dict[str, Any]]:
+        """
+        Returns:
+            Values (W, H) or (W, H, D), channels in a last axis, and MONAI's metadata with the affine in RAS.
+        """
+        image, values = img
+        grid = image.grid
+        affine = to_affine_nd(len(grid.shape), grid.affine)
+        return values, {
+            MetaKeys.AFFINE: affine,
+            MetaKeys.ORIGINAL_AFFINE: affine.copy(),
+            MetaKeys.SPACE: SpaceKeys.RAS,
+            MetaKeys.SPATIAL_SHAPE: np.array(grid.shape),
+            MetaKeys.ORIGINAL_CHANNEL_DIM: "no_channel" if grid.channels == 1 else -1,
+            "placed": grid.placed,
+            "unit": grid.unit,
+        }

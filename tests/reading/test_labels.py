@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from medsaga.reading import ReadingError
+from medsaga.reading.labels import class_numbers, whole_numbers
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([[0, 1], [2, 1]], dtype=np.uint8),
+        np.array([[0, 1], [2, 1]], dtype=">i2"),
+        np.array([[0, 1], [2, 1]], dtype=np.float64),
+        np.array([[1e-7, 1 - 1e-7], [2 + 9e-4, 0.9995]], dtype=np.float32),
+        np.array([[-0.0, 1], [2, 1]], dtype=np.float32),
+    ],
+)
+def test_integer_like_values_are_class_numbers(values):
+    whole = whole_numbers(values, "a.nii.gz")
+    assert whole.dtype.kind in "iu"
+    numbers, notices = class_numbers(whole, 3, "a.nii.gz")
+    assert numbers.dtype == np.uint8
+    assert numbers.tolist() == [[0, 1], [2, 1]]
+    assert not notices
+
+
+def test_one_bit_masks_are_class_numbers():
+    assert whole_numbers(np.array([[True, False]]), "a.png").tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (0.5, "such as 0.5 are no class numbers.*nearest neighbour"),
+        (1.002, "such as 1.002"),
+        (np.nan, "NaN or infinite"),
+        (np.inf, "NaN or infinite"),
+        (1e12, "values from 0 to 1e"),
+        (1j, "type complex128"),
+    ],
+)
+def test_what_is_no_class_number_is_refused_by_file(value, message):
+    with pytest.raises(ReadingError, match=rf"^a\.nii\.gz: .*{message}"):
+        whole_numbers(np.array([[0, value]]), "a.nii.gz")
+
+
+@pytest.mark.parametrize("white", [255, 65535])
+def test_white_is_taken_for_one_where_there_is_one_class(white):
+    numbers, notices = class_numbers(np.array([[0, white]], dtype=np.uint16), 2, "a.png")
+    assert numbers.tolist() == [[0, 1]]
+    assert notices == (f"a.png: values 0 and {white} are taken for 0 and 1.",)
+
+
+@pytest.mark.parametrize(
+    ("values", "num_classes", "name", "message"),
+    [
+        ([0, 255], 3, "a.png", r"label values 255 .*3 classes.*MapLabelValued.*\[255\].*\[1\]"),
+        ([0, 150, 200, 250], 4, "a.png", r'"orig_labels": \[150, 200, 250\], "target_labels": \[1, 2, 3\]'),
+        ([0, 1, 2, 3], 3, "a.nii", "3 values besides 0, the bundle 2 classes"),
+        ([0, 1, 255], 2, "a.png", "2 values besides 0, the bundle 1 classes"),
+        ([-1, 0], 2, "a.nii", "negative"),
+        ([0, 3, 250, 255], 2, "mask.JPG", "JPEG changes values.*PNG"),
+        (list(range(200)), 2, "a.nii", "look like an image"),
+    ],
+)
+def test_values_outside_the_classes_are_refused_with_the_remedy(values, num_classes, name, message):
+    with pytest.raises(ReadingError, match=message):
+        class_numbers(np.array([values]), num_classes, name)
