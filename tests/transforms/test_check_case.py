@@ -40,15 +40,15 @@ def test_image_without_a_label_is_checked_alone():
 
 def test_keys_can_be_named():
     data = case()
-    with pytest.raises(ValueError, match=r"label\.nii\.gz: label values \[2"):
+    with pytest.raises(ValueError, match=r"label\.nii\.gz: label values 2 are"):
         CheckCased(2, image_key="scan", label_key="mask")({"scan": data["image"], "mask": data["label"]})
 
 
-def test_grey_mask_saved_as_rgb_becomes_one_channel():
-    data = case((3, 6, 5))
-    grey = data["label"]
-    out = CheckCased(3)({**data, "label": grey.expand(3, -1, -1)})
-    assert torch.equal(out["label"], grey)
+def test_white_is_the_class_where_there_is_one(caplog):
+    data = case(label_values=(0, 255))
+    out = CheckCased(2)(data)
+    assert torch.equal(out["label"], (data["label"] > 0).to(out["label"].dtype))
+    assert "label.nii.gz: values 0 and 255 are taken for 0 and 1" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -63,11 +63,11 @@ def test_grey_mask_saved_as_rgb_becomes_one_channel():
         ({"label_shape": (1, 6, 5, 3)}, r"label\.nii\.gz: label of shape \(6, 5, 3\).*image\.nii\.gz.*\(6, 5, 4\)"),
         ({"label_shape": (2, 6, 5, 4)}, r"label\.nii\.gz: label with 2 channels"),
         ({"label_shape": (3, 6, 5, 4)}, r"label\.nii\.gz: label with 3 channels"),  # coloured: they differ
-        ({"label_values": (0, 3)}, r"label\.nii\.gz: label values \[3.*3 classes \(0 = background to 2\)"),
-        ({"label_values": (0, 255)}, r"label\.nii\.gz: label values \[255"),
-        ({"label_values": (-1, 1)}, r"label\.nii\.gz: label values \[-1"),
-        ({"label_values": (0.5, 1)}, r"label\.nii\.gz: label values \[0\.5"),
-        ({"label_values": (np.nan, 1)}, r"label\.nii\.gz: label values \[nan"),
+        ({"label_values": (0, 3)}, r"label\.nii\.gz: label values 3 are.*3 classes \(0 = background to 2\)"),
+        ({"label_values": (0, 255)}, r"label\.nii\.gz: label values 255 are"),
+        ({"label_values": (-1, 1)}, r"label\.nii\.gz: label values -1 are.*negative"),
+        ({"label_values": (0.5, 1)}, r"label\.nii\.gz: values such as 0\.5"),
+        ({"label_values": (np.nan, 1)}, r"label\.nii\.gz: it has NaN"),
     ],
 )
 def test_what_cannot_be_learnt_from_is_refused_by_file(options, message):

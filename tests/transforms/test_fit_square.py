@@ -54,6 +54,69 @@ def test_interpolation_is_that_of_pillow(shape):
     assert np.abs(fitted[:rows, :columns].numpy() - reference).max() < 1e-4
 
 
+def triangle_weights(length, new_length):
+    """Pillow's bilinear filter as a matrix, in float64: a triangle, as wide as a new pixel where these are larger."""
+    scale = length / new_length
+    centres = (np.arange(new_length)[:, None] + 0.5) * scale
+    weights = np.maximum(0, 1 - np.abs(np.arange(length) + 0.5 - centres) / max(scale, 1))
+    return weights / weights.sum(1, keepdims=True)
+
+
+def resized(images, shape):
+    weights = [triangle_weights(n, m) for n, m in zip(images.shape[-2:], shape)]
+    return np.einsum("ih,bchw,jw->bcij", weights[0], images.double().numpy(), weights[1])
+
+
+SHORT, LONG = (1, 2, 3, 5), (1, 2, 5, 20, 40, 56, 57, 200)
+NARROW = sorted({shape for a in SHORT for b in LONG for shape in ((a, b), (b, a))})
+# as they are, as columns of a picture, cut from a larger one, of a volume, channels last
+LAYOUTS = {
+    "contiguous": lambda b, c, h, w: torch.rand(b, c, h, w),
+    "transposed": lambda b, c, h, w: torch.rand(b, c, w, h).mT,
+    "cut": lambda b, c, h, w: torch.rand(b, c, h + 3, w + 2)[..., :h, :w],
+    "volume": lambda b, c, h, w: torch.rand(c, h, w, b).permute(3, 0, 1, 2),
+    "channels last": lambda b, c, h, w: torch.rand(b, c, h, w).contiguous(memory_format=torch.channels_last),
+}
+
+
+@pytest.mark.parametrize("batch", [(1, 1), (5, 1), (2, 3)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_narrow_slices_are_scaled_as_by_the_filter_in_float64(layout, batch):
+    """torch's own antialiasing mixes up the rows of results one column wide."""
+    torch.manual_seed(0)
+    for shape in NARROW:
+        images = LAYOUTS[layout](*batch, *shape)
+        expected = np.zeros((*batch, 56, 56))
+        rows, columns = (max(1, round(n * 56 / max(shape))) for n in shape)
+        expected[..., :rows, :columns] = resized(images, (rows, columns))
+        assert np.abs(fit_square(images, 56).numpy() - expected).max() < 1e-5
+        logits = LAYOUTS[layout](*batch, 56, 56)
+        back = undo_fit_square(logits, 56, shape)
+        assert back.shape == (*batch, *shape)
+        assert np.abs(back.numpy() - resized(logits[..., :rows, :columns], shape)).max() < 1e-5
+
+
+@pytest.mark.parametrize("shape", [shape for shape in (*NARROW, (40, 20)) if min(shape) > 2])
+def test_where_torch_is_right_it_is_used(shape):
+    image, logits = torch.rand(2, 1, *shape), torch.rand(2, 3, 56, 56)
+    options = {"mode": "bilinear", "align_corners": False, "antialias": True}
+    rows, columns = (max(1, round(n * 56 / max(shape))) for n in shape)
+    if columns > 1:
+        reference = F.interpolate(image, size=(rows, columns), **options)
+        assert torch.equal(fit_square(image, 56)[..., :rows, :columns], reference)
+        reference = F.interpolate(logits[..., :rows, :columns], size=shape, **options)
+        assert torch.equal(undo_fit_square(logits, 56, shape), reference)
+
+
+@pytest.mark.parametrize("shape", [(40, 1), (1, 40), (300, 1), (200, 2)])
+def test_object_in_a_slice_one_pixel_wide_comes_back(shape):
+    image = torch.zeros(1, 1, *shape)
+    length = max(shape)
+    image.view(length, -1)[length // 4 : length // 2] = 1
+    back = undo_fit_square(fit_square(image, SIZE), SIZE, shape) > 0.5
+    assert torch.equal(back, image > 0.5)
+
+
 @pytest.mark.parametrize("label", [False, True])
 def test_slice_of_the_right_size_is_left_as_it_is(label):
     image = torch.randint(0, 4, (2, 1, SIZE, SIZE)).to(torch.uint8) if label else torch.rand(2, 1, SIZE, SIZE)

@@ -1,4 +1,7 @@
 from .check_case import CheckCased
 from .fit_square import FitSquared, fit_square, undo_fit_square
+from .orient_slices import OrientSlicesd
+from .read_image import ReadImaged
+from .save_mask import SaveMaskd
 
-__all__ = ["CheckCased", "FitSquared", "fit_square", "undo_fit_square"]
+__all__ = ["CheckCased", "FitSquared", "OrientSlicesd", "ReadImaged", "SaveMaskd", "fit_square", "undo_fit_square"]

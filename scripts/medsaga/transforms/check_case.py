@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Hashable, Mapping
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.data.utils import to_affine_nd
 from monai.transforms import Transform
+from monai.utils import convert_to_dst_type
+
+from medsaga.reading import Grid
+from medsaga.reading.labels import class_numbers, whole_numbers
 
 __all__ = ["CheckCased"]
+
+logger = logging.getLogger(__name__)
 
 
 def _name(image: torch.Tensor, key: str) -> str:
@@ -18,9 +26,9 @@ def _name(image: torch.Tensor, key: str) -> str:
 
 
 class CheckCased(Transform):
-    """Check one case after ``EnsureChannelFirstd``: channels, dimensions, finite values, label's shape and classes.
+    """Check one case after ``OrientSlicesd``: channels, dimensions, finite values, label's shape, place and classes.
 
-    A label stored as RGB with three equal channels (masks drawn in a paint program) is reduced to one channel.
+    Of a bundle with one class, a label of 0 and 255 is taken for one of 0 and 1, with a warning.
 
     Args:
         num_classes: number of classes including background; label values are 0 to ``num_classes - 1``.
@@ -73,36 +81,26 @@ class CheckCased(Transform):
                 f"{name}: label of shape {tuple(label.shape[1:])}, but its image {_name(image, self.image_key)} has "
                 f"shape {tuple(image.shape[1:])}; they must be equal."
             )
-        if label.shape[0] == 3 and bool((label == label[:1]).all()):
-            label = label[:1]
         if label.shape[0] != 1:
             raise ValueError(f"{name}: label with {label.shape[0]} channels; expected one class number per voxel.")
-        values = np.unique(np.asarray(label.cpu()))
-        outside = [v for v in values.tolist() if v not in range(self.num_classes)]
-        if outside:
-            raise ValueError(
-                f"{name}: label values {outside[:8]} are outside the {self.num_classes} classes "
-                f"(0 = background to {self.num_classes - 1}); map them to classes with MapLabelValued in the bundle's "
-                "preprocessing, or correct num_classes."
-            )
+        numbers, notices = class_numbers(whole_numbers(np.asarray(label.cpu()), name), self.num_classes, name)
+        for notice in notices:
+            logger.warning(notice)
         offset = _offset(image, label)
         if offset > 0.5:
             raise ValueError(
                 f"{name}: by its header it lies up to {offset:.1f} voxels away from its image "
                 f"{_name(image, self.image_key)}; give both the same affine (origin, spacing and directions)."
             )
-        return label
+        return convert_to_dst_type(numbers, label)[0] if notices else label
 
 
 def _offset(image: torch.Tensor, label: torch.Tensor) -> float:
     """Largest distance between the corners of image and label in space, in units of the smallest voxel side."""
     if not (isinstance(image, MetaTensor) and isinstance(label, MetaTensor)):
         return 0.0
-    first, second = (np.asarray(m.affine, dtype=np.float64) for m in (image, label))
-    if first.shape != second.shape:
-        return 0.0
-    shape = [*image.shape[1:], 1, 1][: len(first) - 1]
-    corners = np.array([[*corner, 1] for corner in np.ndindex(*[2] * len(shape))]).T
-    corners[:-1] *= np.array(shape)[:, None] - 1
-    distance = np.linalg.norm(((first - second) @ corners)[:-1], axis=0).max()
-    return float(distance / np.linalg.norm(first[:-1, :-1], axis=0).min())
+    first, second = (
+        Grid(tuple(m.shape[1:]), to_affine_nd(3, np.asarray(m.affine)), placed=m.meta.get("placed", True))
+        for m in (image, label)
+    )
+    return first.voxels_apart(second)

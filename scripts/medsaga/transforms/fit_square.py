@@ -19,6 +19,14 @@ def _fitted_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
     return max(1, round(shape[0] * size / longest)), max(1, round(shape[1] * size / longest))
 
 
+def _resize(images: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """Bilinear interpolation of (B, C, H, W) to (B, C, *shape), antialiased where it shrinks."""
+    if shape[1] == 1 < shape[0]:
+        # torch 2.14 on a CPU mixes up the rows of a result one column wide; those of one row are right
+        return _resize(images.mT, (1, shape[0])).mT
+    return F.interpolate(images, size=shape, mode="bilinear", align_corners=False, antialias=True)
+
+
 def fit_square(images: torch.Tensor, size: int, label: bool = False) -> torch.Tensor:
     """Scale the longer side to ``size`` and pad with zeros at the bottom and right, as SAM and LiteMedSAM do.
 
@@ -35,7 +43,7 @@ def fit_square(images: torch.Tensor, size: int, label: bool = False) -> torch.Te
         if label:
             images = F.interpolate(images.float(), size=shape, mode="nearest-exact").to(images.dtype)
         else:
-            images = F.interpolate(images.float(), size=shape, mode="bilinear", align_corners=False, antialias=True)
+            images = _resize(images.float(), shape)
     return F.pad(images, (0, size - shape[1], 0, size - shape[0]))
 
 
@@ -56,7 +64,7 @@ def undo_fit_square(logits: torch.Tensor, size: int, shape: tuple[int, int]) -> 
     rows, columns = _fitted_shape(shape, size)
     logits = logits[..., :rows, :columns]
     if (rows, columns) != shape:
-        logits = F.interpolate(logits, size=shape, mode="bilinear", align_corners=False, antialias=True)
+        logits = _resize(logits, shape)
     return logits
 
 
