@@ -27,6 +27,8 @@ from monailabel.client.client import MONAILabelClient, MONAILabelClientException
 from PIL import Image
 
 from medsaga.data import write_decathlon_phantoms
+from medsaga.reading import open_image
+from medsaga.reading.labels import whole_numbers
 
 __all__ = ["ServerCheck", "main"]
 
@@ -138,11 +140,11 @@ class ServerCheck:
         """A generated image file, and its label on the same grid."""
         folder = write_decathlon_phantoms(self.folder / f"phantom{dimension}", cases=1, shape=(40, 48, 24))
         path = next((folder / "imagesTr").iterdir())
-        label = np.asarray(nib.load(folder / "labelsTr" / path.name).dataobj)
+        label = _values(folder / "labelsTr" / path.name)
         if dimension == 3:
             return path, label
         middle = label.shape[2] // 2
-        values = np.asarray(nib.load(path).dataobj)[..., middle]
+        values = open_image(path).load()[..., middle]
         picture = self.folder / "phantom.png"
         Image.fromarray((255 * (values - values.min()) / np.ptp(values)).astype(np.uint8).T).save(picture)
         return picture, label[..., middle]
@@ -244,14 +246,11 @@ class ServerCheck:
         raise TimeoutError(f"no step within {_TRAINING_STARTS} s")
 
 
-def _values(path: str | None) -> np.ndarray:
-    """Class numbers of an answer, (W, H, D) or (W, H)."""
+def _values(path: str | Path | None) -> np.ndarray:
+    """Class numbers of a file, (W, H, D) or (W, H)."""
     if not path:
         raise ValueError("the answer holds no mask")
-    if path.endswith(".png"):
-        with Image.open(path) as picture:
-            return np.asarray(picture).T
-    return np.asarray(nib.load(path).dataobj)
+    return whole_numbers(open_image(path, label=True).load(), path)
 
 
 def _reason(err: Exception) -> str:

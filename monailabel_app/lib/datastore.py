@@ -24,10 +24,10 @@ from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 from monailabel.interfaces.datastore import DefaultLabelTag
 
-from lib.images import check_image, max_image_bytes
 from lib.labels import CheckedLabel, check_label, write_label
-from lib.names import plain_name
+from lib.names import plain_name, refusing
 from lib.served_model import ServedModel
+from medsaga.reading import max_image_bytes, open_image
 
 __all__ = ["PRIVATE", "CheckedDatastore", "enough_disk"]
 
@@ -150,10 +150,16 @@ class CheckedDatastore(LocalDatastore):
                 f"{image_id}: {size / 1e9:.2f} GB, more than the {max_image_bytes() / 1e9:g} GB that this server takes "
                 "(MEDSAGA_MAX_IMAGE_GB). Put the file into the studies folder instead.",
             )
-        try:
-            check_image(file)
-        except ValueError as err:
-            raise HTTPException(422, f"{image_id}: {err}.") from err
+        with refusing(file, image_id):
+            image = open_image(file)
+            image.load()  # to its end
+        for notice in image.notices:
+            logger.warning(notice.replace(file, image_id))
+        grid = image.grid
+        if grid.rank not in (2, 3):
+            raise HTTPException(422, f"{image_id}: it has the shape {grid.shape}; expected a 2-D image or one volume.")
+        if grid.rank == 3 and grid.channels != 1:
+            raise HTTPException(422, f"{image_id}: each voxel has {grid.channels} values; expected one.")
 
     def remove_image(self, image_id: str) -> None:
         """Remove an image, its labels and their history, and what strategies know of it."""

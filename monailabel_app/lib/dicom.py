@@ -21,20 +21,25 @@ from typing import Any
 import numpy as np
 import pydicom
 import requests
-import SimpleITK as sitk  # noqa: N813
 from dicomweb_client import DICOMwebClient
 from fastapi import HTTPException
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
-from monailabel.datastore.utils.convert import binary_to_image
 from monailabel.datastore.utils.dicom import dicom_web_download_series
 from monailabel.interfaces.datastore import DefaultLabelTag
 from pydicom.dataset import Dataset
 
-from .dicom_seg import label_key, read_seg, segment_names, write_seg
+from medsaga.dicom_seg import label_key, read_seg, segment_names, write_seg
+from medsaga.nifti import write_nifti
+from medsaga.reading import Grid, ReadingError
+from medsaga.reading.dicom import open_dicom, series_files
+from medsaga.reading.labels import class_numbers
 
-__all__ = ["DicomDatastore", "read_series", "search_filter"]
+from .labels import counts_by_value, read_label
+from .names import refusing
+
+__all__ = ["DicomDatastore", "search_filter", "write_series"]
 
 logger = logging.getLogger(__name__)
 logging.getLogger("dicomweb_client").setLevel(logging.WARNING)  # it logs each request to the store
@@ -194,10 +199,17 @@ class DicomDatastore(DICOMWebDatastore):
             if not folder.is_dir():
                 self._fetch(image_id, folder)
             with tempfile.TemporaryDirectory() as work:
-                written = str(Path(work) / file.name)
-                sitk.WriteImage(read_series(folder), written)
-                LocalDatastore.add_image(self, image_id, written, self._dicom_info(image_id))
+                written = Path(work) / file.name
+                with refusing(folder, f"Series {image_id}"):
+                    write_series(folder, written)
+                LocalDatastore.add_image(self, image_id, str(written), self._dicom_info(image_id))
         return os.path.realpath(file)
+
+    def _grid(self, image_id: str) -> Grid:
+        """Of a series, from its instances; of a NIfTI file one cannot tell whether it was a projection."""
+        folder = Path(self._datastore.image_path()) / image_id
+        with refusing(folder, f"Series {image_id}"):
+            return open_dicom(folder).grid
 
     def _fetch(self, series: str, folder: Path) -> None:
         """Download a series whole or not at all."""
@@ -255,29 +267,30 @@ class DicomDatastore(DICOMWebDatastore):
         seg = newest.get(image_id or label_id) or next((s for s in newest.values() if s.series == label_id), None)
         if seg is None:
             return ""
-        image = self.get_image_uri(seg.image)
+        self.get_image_uri(seg.image)
         cached = self._datastore.label(seg.image, _FINAL)
         if not cached or cached.info.get("SeriesInstanceUID") != seg.series:
-            self._cache_label(seg.image, self._read_label(seg, image), seg.series, list(seg.labels))
+            grid = self._grid(seg.image)
+            self._cache_label(seg.image, self._read_label(seg, grid), grid, seg.series, list(seg.labels))
         return LocalDatastore.get_label_uri(self, seg.image, _FINAL)
 
-    def _read_label(self, seg: _Seg, image: str) -> sitk.Image:
+    def _read_label(self, seg: _Seg, grid: Grid) -> np.ndarray:
         with tempfile.TemporaryDirectory() as work:
             self._download(seg.study, seg.series, Path(work))
             files = list(Path(work).iterdir())
             try:
                 if len(files) != 1:
                     raise ValueError(f"it has {len(files)} instances, one is read")
-                return read_seg(pydicom.dcmread(files[0]), sitk.ReadImage(image), self._labels)
+                return read_seg(pydicom.dcmread(files[0]), grid, self._labels)
             except ValueError as e:
                 raise HTTPException(422, f"Segmentation {seg.series} cannot be read: {e}") from e
 
-    def _cache_label(self, image_id: str, label: sitk.Image, series: str, names: list[str]) -> None:
+    def _cache_label(self, image_id: str, label: np.ndarray, grid: Grid, series: str, names: list[str]) -> None:
         info = {"SeriesInstanceUID": series, "label_info": [{"name": n, "idx": self._labels.get(n)} for n in names]}
         with tempfile.TemporaryDirectory() as work:
-            written = str(Path(work) / f"{image_id}.nii.gz")
-            sitk.WriteImage(label, written)
-            LocalDatastore.save_label(self, image_id, written, _FINAL, info)
+            written = Path(work) / f"{image_id}.nii.gz"
+            write_nifti(label, grid.affine, written)
+            LocalDatastore.save_label(self, image_id, str(written), _FINAL, info)
 
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
@@ -298,29 +311,24 @@ class DicomDatastore(DICOMWebDatastore):
         Raises:
             HTTPException: 400 and 422 for what cannot be saved, 404 for an unknown series, 502 when the store refuses.
         """
-        image_file = self.get_image_uri(image_id)
+        self.get_image_uri(image_id)
         self._check_tag(label_tag)
         if label_tag != _FINAL:
             return LocalDatastore.save_label(self, image_id, label_filename, label_tag, label_info)
-        image = sitk.ReadImage(image_file)
-        label = self._on_grid(label_filename, image, image_file)
-        values = sitk.GetArrayFromImage(label)
-        names = self._names(_present(label), label_info or {})
+        grid, info = self._grid(image_id), label_info or {}
+        values, names = self._named(label_filename, grid, info, image_id)
         numbers = {label_key(name): number for name, number in self._labels.items()}
         unknown = [n for n in names.values() if label_key(n) not in numbers]
         if len(unknown) == len(names):
             raise HTTPException(422, f"{', '.join(unknown)}: none is a label of this app ({', '.join(self._labels)})")
         if unknown:
             logger.warning("In the segmentation, but not in training: %s", ", ".join(unknown))
-        training = np.zeros_like(values)
+        training = np.zeros(values.shape, dtype=np.uint8)
         for value, name in names.items():
             training[values == value] = numbers.get(label_key(name), 0)
-        label_for_training = sitk.GetImageFromArray(training)
-        label_for_training.CopyInformation(image)
-
-        series = self._store(label, names, image_id, str((label_info or {}).get("model") or "MONAI Label"))
+        series = self._store(values, grid, names, image_id, str(info.get("model") or "MONAI Label"))
         self._listings.clear()
-        self._cache_label(image_id, label_for_training, series, list(names.values()))
+        self._cache_label(image_id, training, grid, series, list(names.values()))
         return image_id
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
@@ -346,48 +354,27 @@ class DicomDatastore(DICOMWebDatastore):
         Raises:
             HTTPException: 422 for an empty mask, 400 for a value without a name.
         """
-        image_file = self.get_image_uri(Path(series_dir).name)
-        mask = self._on_grid(label, sitk.ReadImage(image_file), image_file)
-        names = self._names(_present(mask), {"label_info": label_info})
+        image_id = Path(series_dir).name
+        grid = self._grid(image_id)
+        values, names = self._named(label, grid, {"label_info": label_info}, image_id)
         with tempfile.NamedTemporaryFile(suffix=".dcm", delete=False) as file:
             path = Path(file.name)  # among the uploads, which are removed in time
-        _write_seg(mask, names, Path(series_dir), path, "MONAI Label")
+        _write_seg(values, grid, names, Path(series_dir), path, "MONAI Label", automatic=True)
         return str(path)
 
-    def _on_grid(self, file: str, image: sitk.Image, image_file: str) -> sitk.Image:
-        """A label file as uint8 on the image's grid."""
-        unpacked = ""
-        if file.endswith(".bin"):
-            try:
-                unpacked = binary_to_image(image_file, file)
-            except ValueError as e:  # numpy's, of a shape that does not fit
-                raise HTTPException(400, f"The label has another number of voxels than its image: {e}") from e
-        try:
-            label = sitk.ReadImage(unpacked or file)
-        except RuntimeError as e:
-            raise HTTPException(400, f"The label is no image file that is read here (NIfTI, NRRD): {e}") from e
-        finally:
-            if unpacked:
-                os.unlink(unpacked)
-        if label.GetNumberOfComponentsPerPixel() != 1:
-            raise HTTPException(400, "The label has overlapping segments (several values a voxel); save a label map")
-        if image.GetDimension() == 2 and label.GetDimension() == 3 and label.GetSize()[2] == 1:
-            label = label[:, :, 0]
-        if label.GetDimension() != image.GetDimension():
-            raise HTTPException(
-                400, f"The label has {label.GetDimension()} dimensions, its image {image.GetDimension()}"
-            )
-        values = sitk.GetArrayViewFromImage(label)
-        if values.min() < 0 or values.max() > 255 or np.any(values != np.rint(values)):
-            raise HTTPException(400, "A label's values are whole numbers from 0 to 255")
-        label = sitk.Cast(label, sitk.sitkUInt8)
-        if not _same_grid(label, image):
-            if label.GetDimension() == 2 and label.GetSize() == image.GetSize():
-                label.CopyInformation(image)  # a projection's pixels have no place in the patient
-            else:
-                logger.warning("The label of %s has another grid than its image and is resampled", image_file)
-                label = sitk.Resample(label, image, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
-        return label
+    def _named(self, file: str, grid: Grid, info: dict[str, Any], image_id: str) -> tuple[np.ndarray, dict[int, str]]:
+        """Values of a label file on the image's grid, and the name of each that occurs."""
+        what = f"The label of series {image_id}"
+        values, _ = read_label(Path(file), grid, what)
+        if not info.get("label_info") and not (info.get("params") or {}).get("label_names"):
+            with refusing(file, what):
+                values, notices = class_numbers(values, max(self._labels.values(), default=0) + 1, what)
+            for notice in notices:
+                logger.warning(notice)
+        present = [value for value in counts_by_value(values, what) if value]
+        if not present:
+            raise HTTPException(422, "The label is empty; a DICOM segmentation needs at least one voxel")
+        return values, self._names(present, info)
 
     def _names(self, present: list[int], info: dict[str, Any]) -> dict[int, str]:
         """Name of each value that occurs."""
@@ -415,11 +402,12 @@ class DicomDatastore(DICOMWebDatastore):
             raise HTTPException(400, f"The label has values {missing} without a name; label_info names {names}")
         return {v: names[v] for v in present}
 
-    def _store(self, label: sitk.Image, names: dict[int, str], image_id: str, creator: str) -> str:
+    def _store(self, label: np.ndarray, grid: Grid, names: dict[int, str], image_id: str, creator: str) -> str:
         """Upload a label map as SEG; returns its series."""
         with tempfile.TemporaryDirectory() as work:
             path = Path(work) / "seg.dcm"
-            _write_seg(label, names, Path(self._datastore.image_path()) / image_id, path, creator)
+            series_dir = Path(self._datastore.image_path()) / image_id
+            _write_seg(label, grid, names, series_dir, path, creator, automatic=False)
             seg = pydicom.dcmread(path)
             answer = self._ask("store_instances", [seg])
             if answer.get("FailedSOPSequence"):
@@ -440,78 +428,30 @@ class DicomDatastore(DICOMWebDatastore):
             raise HTTPException(400, f"{tag!r} is no tag; use letters, digits, - and _")
 
 
-def read_series(folder: Path) -> sitk.Image:
-    """A series' instances as one image: a volume, or 2-D and bright where it is dense for a projection.
+def write_series(folder: Path, path: Path) -> None:
+    """Write a series' instances as one NIfTI image on exactly their grid: a volume, or 2-D for a projection (X-ray).
 
     Args:
-        folder: with the instances, and nothing else.
+        folder: with the instances.
+        path: of the file to write.
 
     Raises:
-        HTTPException: 422 with the reason where they are no regular volume.
+        ReadingError: they are no regular volume, with the reason.
     """
-    headers = {file: pydicom.dcmread(file, stop_before_pixels=True) for file in sorted(folder.iterdir())}
-    first = next(iter(headers.values()))
-    if len(headers) == 1:
-        image = sitk.ReadImage(str(next(iter(headers))), imageIO="GDCMImageIO")
-        if image.GetNumberOfComponentsPerPixel() != 1:
-            raise HTTPException(422, "The series is a colour image; grey values are read")
-        if "ImagePositionPatient" not in first and image.GetSize()[2:] == (1,):
-            image = image[:, :, 0]  # ITK has turned MONOCHROME1 round
-        return image
-    files = _in_order(headers)
-    reader = sitk.ImageSeriesReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileNames([str(f) for f in files])
-    return reader.Execute()
+    series = open_dicom(folder)
+    for notice in series.notices:
+        logger.warning(notice)
+    if series.grid.channels != 1:
+        raise ReadingError(f"{folder}: a colour image; series of grey values are read.")
+    write_nifti(series.load(), series.grid.affine, path)
 
 
-def _in_order(headers: dict[Path, Dataset]) -> list[Path]:
-    """Files of a volume's slices, along rows × columns."""
+def _write_seg(
+    label: np.ndarray, grid: Grid, names: dict[int, str], series_dir: Path, path: Path, creator: str, automatic: bool
+) -> None:
+    with refusing(series_dir, f"Series {series_dir.name}"):
+        files = series_files(series_dir)  # without what reading leaves out, as a scout under the same UID
     try:
-        planes = {(tuple(np.round([float(v) for v in h.ImageOrientationPatient], 4)), h.Rows, h.Columns)
-                  for h in headers.values()}  # fmt: skip
-        places = {f: np.array(h.ImagePositionPatient, float) for f, h in headers.items()}
-    except AttributeError as e:
-        raise HTTPException(
-            422, f"The series is no volume: {len(headers)} instances, and not all have a position"
-        ) from e
-    if len(planes) > 1:
-        raise HTTPException(422, "The series is no volume: its slices differ in orientation or size (a scout in it?)")
-    ((orientation, _, _),) = planes
-    normal = np.cross(orientation[:3], orientation[3:])
-    files = sorted(headers, key=lambda f: places[f] @ normal)
-    steps = np.diff([places[f] for f in files], axis=0)
-    gaps = steps @ normal
-    if gaps.min() < 1e-3:
-        raise HTTPException(422, "The series has several images at one position (a time series?); send one of them")
-    if gaps.max() - gaps.min() > 0.1 * np.median(gaps):
-        raise HTTPException(
-            422, f"The series' slices lie {gaps.min():.2f} to {gaps.max():.2f} mm apart: some may be missing"
-        )
-    if np.linalg.norm(steps - np.outer(gaps, normal), axis=1).max() > 0.1 * np.median(gaps):
-        raise HTTPException(422, "The series' slices are shifted against each other (gantry tilt); resample it first")
-    return files
-
-
-def _present(label: sitk.Image) -> list[int]:
-    """The values other than 0 that occur in a label map."""
-    present = [int(v) for v in np.unique(sitk.GetArrayViewFromImage(label)) if v]
-    if not present:
-        raise HTTPException(422, "The label is empty; a DICOM segmentation needs at least one voxel")
-    return present
-
-
-def _write_seg(label: sitk.Image, names: dict[int, str], series_dir: Path, path: Path, creator: str) -> None:
-    try:
-        write_seg(label, names, series_dir, path, creator)
-    except RuntimeError as e:
-        raise HTTPException(422, str(e)) from e
-
-
-def _same_grid(a: sitk.Image, b: sitk.Image) -> bool:
-    return (
-        a.GetSize() == b.GetSize()
-        and np.allclose(a.GetSpacing(), b.GetSpacing(), rtol=1e-3)
-        and np.allclose(a.GetOrigin(), b.GetOrigin(), atol=1e-2 * min(b.GetSpacing()))
-        and np.allclose(a.GetDirection(), b.GetDirection(), atol=1e-3)
-    )
+        write_seg(label, grid, names, files, path, creator, automatic)
+    except (RuntimeError, ValueError) as e:
+        raise HTTPException(422, f"The label cannot be a DICOM segmentation: {e}") from e

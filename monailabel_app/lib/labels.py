@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import nibabel as nib
 import numpy as np
 from fastapi import HTTPException
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from PIL import Image
 
-from lib.images import PICTURES, Grid, read_grid, read_values, reason
+from lib.names import refusing
 from lib.served_model import ServedModel
+from medsaga.nifti import write_nifti
+from medsaga.reading import PICTURES, Grid, ReadingError, open_image, suffix_of
+from medsaga.reading.labels import class_numbers, whole_numbers
 
-__all__ = ["CheckedLabel", "check_label", "write_label"]
-
-_T = TypeVar("_T")
+__all__ = ["CheckedLabel", "check_label", "counts_by_value", "read_label", "write_label"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def check_label(
     What the values mean: with ``label_info`` each value is a segment with a name, and is changed to that class's
     number. Slicer numbers the segments that it exports by their order in ``label_info``; its ``idx`` counts also those
     that it leaves out (background, scribbles), so it is used only where values go beyond the order. OHIF gives each
-    its ``segmentIndex``. Without ``label_info`` values are class numbers.
+    its ``segmentIndex``. Without ``label_info`` values are class numbers, in whatever form a bundle takes them, see
+    :mod:`medsaga.reading.labels`.
 
     Args:
         label_path: NIfTI, NRRD, a picture, or OHIF's ``.bin`` of raw uint8, first axis fastest.
@@ -65,35 +67,31 @@ def check_label(
     Raises:
         HTTPException: 422 with what is wrong and what would be right.
     """
-    image = read_grid(image_path)
+    with refusing(image_path, f"{name}: its image"):
+        image = open_image(image_path).grid
     fitting = {key: m for key, m in models.items() if m.dimension in (len(image.shape), image.rank)}
     if not fitting:
         raise HTTPException(422, f"{name}: no served model works on {image.rank}-D images, as its image is.")
-    raw, as_is = _read(Path(label_path), image, name)
-    values, counts = _class_numbers(raw, name)
-    as_is = as_is and np.issubdtype(raw.dtype, np.integer)
-    present = [int(v) for v in np.flatnonzero(counts) if v > 0]
-
+    raw, as_is = read_label(Path(label_path), image, name)
+    counts = counts_by_value(raw, name)
+    present = [value for value in counts if value > 0]
+    warnings = []
+    if not present:
+        warnings.append(f"{name}: no voxel is labelled; the whole image is background.")
     named = _named_values(label_info, present)
     if named:
         mapping, fitting = _by_name(present, named, fitting, name)
-        as_is = as_is and all(old == new for old, new in mapping.items())
-        table = np.zeros(256, dtype=np.uint8)
-        table[list(mapping)] = list(mapping.values())
-        values = table[values]
-        counts = np.bincount(table, weights=counts, minlength=256).astype(np.int64)
     else:
-        known = {key: m for key, m in fitting.items() if set(present) <= set(m.labels.values())}
-        if not known:
-            classes = "; ".join(_classes(key, m) for key, m in fitting.items())
-            raise HTTPException(
-                422, f"{name}: its values {present[:8]} are not all classes of one served model. {classes}."
-            )
-        fitting = known
+        mapping, fitting, notices = _by_number(present, fitting, name)
+        warnings += notices
+    table = np.zeros(max(counts) + 1, dtype=np.uint8)
+    table[list(mapping)] = list(mapping.values())
+    values = table[raw]
     first = next(iter(fitting.values()))
-    labels = {key: int(counts[value]) for key, value in first.labels.items() if counts[value]}
-    warnings = () if present else (f"{name}: no voxel is labelled; the whole image is background.",)
-    return CheckedLabel(values, image, tuple(fitting), labels, as_is, warnings)
+    voxels = {number: sum(counts[v] for v in present if mapping[v] == number) for number in mapping.values()}
+    labels = {key: voxels[number] for key, number in first.labels.items() if number in voxels}
+    as_is = as_is and all(old == new for old, new in mapping.items())
+    return CheckedLabel(values, image, tuple(fitting), labels, as_is, tuple(warnings))
 
 
 def write_label(label: CheckedLabel, image_path: str | Path, folder: Path, stem: str) -> Path:
@@ -102,17 +100,29 @@ def write_label(label: CheckedLabel, image_path: str | Path, folder: Path, stem:
     Returns:
         path of the file, ``folder/stem`` with a suffix.
     """
-    if str(image_path).lower().endswith(PICTURES):
+    if suffix_of(image_path) in PICTURES:
         path = folder / f"{stem}.png"
         Image.fromarray(np.ascontiguousarray(label.values.T)).save(path)
     else:
         path = folder / f"{stem}.nii.gz"
-        nib.save(nib.Nifti1Image(label.values, label.grid.affine), path)
+        write_nifti(label.values, label.grid.affine, path)
     return path
 
 
-def _read(path: Path, image: Grid, name: str) -> tuple[np.ndarray, bool]:
-    """Values as they are in the file, of the image's shape, and whether other readers see the same in it."""
+def read_label(path: Path, image: Grid, name: str) -> tuple[np.ndarray, bool]:
+    """Read a label on the voxels of its image.
+
+    Args:
+        path: NIfTI, NRRD (``.seg.nrrd`` of one layer), a picture, or OHIF's ``.bin``.
+        image: grid of the image. A label with other directions of its axes on the same voxels is turned.
+        name: is named in errors.
+
+    Returns:
+        whole numbers of the image's shape, and whether other readers see the same in the file.
+
+    Raises:
+        HTTPException: 422 with what is wrong and what would be right.
+    """
     if path.suffix == ".bin":
         values = np.fromfile(path, dtype=np.uint8)
         if values.size != np.prod(image.shape):
@@ -122,30 +132,46 @@ def _read(path: Path, image: Grid, name: str) -> tuple[np.ndarray, bool]:
                 "voxels; expected one byte for each.",
             )
         return values.reshape(image.shape, order="F"), False
-    if path.name.endswith(".seg.nrrd"):
-        raise HTTPException(
-            422,
-            f"{name}: a segmentation with layers (.seg.nrrd); expected one class number for each voxel. In Slicer's "
-            "settings, MONAI Label, set the file extension to .nii.gz.",
-        )
-    grid = _readable(read_grid, path, name)
-    if grid.rank != image.rank or grid.shape[: grid.rank] != image.shape[: image.rank]:
-        raise HTTPException(422, f"{name}: it has the shape {grid.shape}, its image {image.shape}; they must be equal.")
-    apart = image.voxels_apart(grid)
-    if not apart <= 0.5:
-        raise HTTPException(
-            422,
-            f"{name}: by its header it lies up to {apart:.1f} voxels away from its image; give both the same affine "
-            "(origin, spacing and directions).",
-        )
-    values = _readable(read_values, path, name)
-    as_is = not str(path).lower().endswith(PICTURES) or _plain_grey(path)
-    if grid.channels == 3 and values.shape[-1] == 3 and (values == values[..., :1]).all():
-        values, as_is = values[..., 0], False  # a mask drawn in a paint program
-    elif grid.channels != 1:
-        raise HTTPException(422, f"{name}: {grid.channels} channels; expected one class number for each voxel.")
-    as_is = as_is and grid.shape == image.shape and (grid.affine is None) == (image.affine is None)
-    return values.reshape(image.shape), as_is
+    with refusing(path, name):
+        label = open_image(path, label=True)
+        if label.grid.channels != 1:
+            raise HTTPException(
+                422, f"{name}: {label.grid.channels} channels; expected one class number for each voxel."
+            )
+        turn = _turn(label.grid, image)
+        grid = label.grid if turn is None else _turned(label.grid, turn)
+        if grid.rank != image.rank or grid.shape[: grid.rank] != image.shape[: image.rank]:
+            raise HTTPException(
+                422, f"{name}: it has the shape {grid.shape}, its image {image.shape}; they must be equal."
+            )
+        apart = image.voxels_apart(grid)
+        if not apart <= 0.5:
+            raise HTTPException(
+                422,
+                f"{name}: by its header it lies up to {apart:.1f} voxels away from its image; give both the same "
+                "affine (origin, spacing and directions).",
+            )
+        raw = label.load()
+        values = whole_numbers(raw, path)
+    as_is = turn is None and raw.dtype.kind in "iu" and grid.shape == image.shape and grid.placed == image.placed
+    if suffix_of(path) in PICTURES:
+        as_is = as_is and _plain_grey(path)
+    if turn is not None:
+        values = apply_orientation(values, turn)
+    return values.reshape(image.shape), as_is and suffix_of(path) != ".seg.nrrd"
+
+
+def _turn(label: Grid, image: Grid) -> np.ndarray | None:
+    """How a label's axes have to be permuted and flipped to run as its image's, for nibabel; None where they do."""
+    if not (label.placed and image.placed and len(label.shape) == len(image.shape) == 3):
+        return None
+    turn = io_orientation(np.linalg.inv(image.affine) @ label.affine)
+    return None if (turn == [[0, 1], [1, 1], [2, 1]]).all() else turn
+
+
+def _turned(grid: Grid, turn: np.ndarray) -> Grid:
+    shape = tuple(grid.shape[axis] for axis in np.argsort(turn[:, 0]))
+    return replace(grid, shape=shape, affine=grid.affine @ inv_ornt_aff(turn, grid.shape))
 
 
 def _plain_grey(path: Path) -> bool:
@@ -154,38 +180,19 @@ def _plain_grey(path: Path) -> bool:
         return picture.mode in ("L", "I;16")
 
 
-def _readable(read: Callable[[Path], _T], path: Path, name: str) -> _T:
-    try:
-        return read(path)
-    except Exception as err:
-        raise HTTPException(422, f"{name}: it cannot be read as an image, or not to its end: {reason(err)}.") from err
+def counts_by_value(values: np.ndarray, name: str) -> dict[int, int]:
+    """Number of voxels by value, counted a slice at a time.
 
-
-def _class_numbers(raw: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Values as uint8, and how many voxels have each (256,), a slice at a time: a CT is checked in a CT's memory."""
-    if raw.dtype.kind not in "biuf":
-        raise HTTPException(422, f"{name}: values of type {raw.dtype}; expected class numbers.")
-    values = np.empty_like(raw, dtype=np.uint8, subok=False)  # in the order of the file's, which is faster
-    counts = np.zeros(256, dtype=np.int64)
-    for index in range(raw.shape[-1]):
-        part = raw[..., index]
-        if np.issubdtype(part.dtype, np.floating):
-            if not np.isfinite(part).all():
-                raise HTTPException(422, f"{name}: NaN or infinite values; expected class numbers.")
-            if (part != np.rint(part)).any():
-                example = part[part != np.rint(part)][0]
-                raise HTTPException(
-                    422,
-                    f"{name}: values such as {example:g} are no class numbers; expected whole numbers (was it "
-                    "resampled with other than nearest neighbour?).",
-                )
-        if part.min() < 0 or part.max() > 255:
-            raise HTTPException(
-                422, f"{name}: values from {part.min():g} to {part.max():g}; class numbers are 0 to 255."
-            )
-        values[..., index] = part
-        counts += np.bincount(values[..., index].ravel(), minlength=256)
-    return values, counts
+    Raises:
+        HTTPException: 422 for negative values, and others that are no class numbers or segments.
+    """
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > np.iinfo(np.uint16).max:
+        raise HTTPException(422, f"{name}: values from {low} to {high}; class numbers are 0 to 255.")
+    counts = np.zeros(high + 1, dtype=np.int64)
+    for index in range(values.shape[-1]):
+        counts += np.bincount(values[..., index].ravel().astype(np.uint16), minlength=high + 1)
+    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
 def _named_values(label_info: Sequence[Mapping[str, Any]] | None, present: Sequence[int]) -> dict[int, str]:
@@ -220,6 +227,26 @@ def _by_name(
         )
     mapping = next(iter(mappings.values()))
     return mapping, {key: models[key] for key, other in mappings.items() if other == mapping}
+
+
+def _by_number(
+    present: Sequence[int], models: Mapping[str, ServedModel], name: str
+) -> tuple[dict[int, int], dict[str, ServedModel], tuple[str, ...]]:
+    """Class numbers by value of the file where no client names them, the models of these classes, and notices."""
+    mappings, notices = {}, {}
+    for key, model in models.items():
+        try:
+            numbers, notices[key] = class_numbers(np.array(present, dtype=int), model.num_classes, name)
+        except ReadingError:
+            continue
+        mappings[key] = dict(zip(present, numbers.tolist()))
+    if not mappings:
+        classes = "; ".join(_classes(key, m) for key, m in models.items())
+        raise HTTPException(
+            422, f"{name}: its values {present[:8]} are not all classes of one served model. {classes}."
+        )
+    first = next(iter(mappings))
+    return mappings[first], {k: models[k] for k in mappings if mappings[k] == mappings[first]}, notices[first]
 
 
 def _plain(name: str) -> str:

@@ -1,13 +1,17 @@
-"""What clients send: names that become parts of paths, and choices."""
+"""What clients send: names that become parts of paths, and choices; and what they hear of files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException
 
-__all__ = ["chosen", "plain_name"]
+from medsaga.reading import ReadingError
+
+__all__ = ["chosen", "plain_name", "refusing"]
 
 _LONGEST = 200  # bytes; file systems take 255, and suffixes and times are added
 
@@ -44,3 +48,20 @@ def chosen(request: Mapping[str, Any], option: str) -> Any:
     """
     value = request.get(option)
     return value[0] if isinstance(value, list) and value else value or None
+
+
+@contextmanager
+def refusing(path: str | Path, name: str) -> Iterator[None]:
+    """Answer 422 where a file cannot be read, under the name by which the client knows it.
+
+    Args:
+        path: of the file on the server, which stands in the reason.
+        name: is put in its place.
+
+    Raises:
+        HTTPException: 422 with the reason.
+    """
+    try:
+        yield
+    except ReadingError as err:
+        raise HTTPException(422, str(err).replace(str(path), name)) from err

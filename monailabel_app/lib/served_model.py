@@ -15,7 +15,7 @@ import torch
 from fastapi import HTTPException
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
-from monai.transforms import Compose, Orientationd
+from monai.transforms import Compose
 
 from medsaga.bundle.errors import root_cause
 from medsaga.inferers import EmbeddingCache
@@ -80,6 +80,9 @@ class ServedModel:
         image_cache_bytes: bound on the prepared images kept in memory.
         embedding_cache_bytes: bound on the embeddings of slices kept in memory.
 
+    Raises:
+        ValueError: ``inference.json`` does not say by ``plane`` whether its images are volumes.
+
     Attributes:
         name: the folder's name, under which clients see the model.
         labels: class number by name, without the background.
@@ -94,7 +97,13 @@ class ServedModel:
         self.path = Path(path)
         self.name = self.path.name
         self.config = ConfigParser()
-        self.config.read_config(str(self.path / "configs" / "inference.json"))
+        config = self.path / "configs" / "inference.json"
+        self.config.read_config(str(config))
+        if "plane" not in self.config:
+            raise ValueError(
+                f"{config}: it has no key plane; it must be auto for volumes, null for 2-D images, as in the bundles "
+                "of this repository."
+            )
         self.config["bundle_root"] = str(self.path)
         self.metadata = json.loads((self.path / "configs" / "metadata.json").read_text())
         channels = self.metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
@@ -103,8 +112,7 @@ class ServedModel:
         self.image_size = int(self.config.get_parsed_content("image_size"))
         self.pretrained = json.loads((self.path / "configs" / "train.json").read_text()).get("weights")
         self.preprocessing: Compose = self.config.get_parsed_content("preprocessing")
-        orientation = next(t for t in self.preprocessing.transforms if isinstance(t, Orientationd))
-        self.dimension = len(orientation.ornt_transform.axcodes)
+        self.dimension = 2 if self.config.get_parsed_content("plane") is None else 3
         self.embeddings = EmbeddingCache(embedding_cache_bytes)
         self._images = EmbeddingCache(image_cache_bytes)
         self._networks: OrderedDict[tuple[str, str], SamSegmenter] = OrderedDict()
@@ -223,7 +231,8 @@ class ServedModel:
         try:
             return self._images.get(key, lambda: self.preprocessing({"image": image})["image"])
         except Exception as err:
-            raise HTTPException(422, f"{Path(image).name} cannot be segmented. {root_cause(err)}") from err
+            name, cause = Path(image).name, str(root_cause(err))
+            raise HTTPException(422, f"{name} cannot be segmented. {cause.replace(image, name)}") from err
 
 
 def image_key(image: str) -> str:

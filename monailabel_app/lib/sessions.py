@@ -17,7 +17,7 @@ from pathlib import Path
 from fastapi import HTTPException
 from monailabel.utils.sessions import SessionInfo, Sessions
 
-from lib.images import max_image_bytes
+from medsaga.reading import max_image_bytes
 
 __all__ = ["SafeSessions", "remove_left_uploads"]
 

@@ -8,19 +8,18 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd, ScaleIntensityRangePercentilesd
+from monai.transforms import Compose, ScaleIntensityRangePercentilesd
 
 from medsaga.data import decathlon_datalist, write_decathlon_phantoms
-from medsaga.transforms import CheckCased
+from medsaga.transforms import CheckCased, OrientSlicesd, ReadImaged
 
 
-def _preprocessing(num_classes: int = 3, lower: float = 0.5, reader: str | None = None, extra: tuple = ()) -> Compose:
+def _preprocessing(num_classes: int = 3, lower: float = 0.5, extra: tuple = ()) -> Compose:
     keys = ["image", "label"]
     return Compose(
         [
-            LoadImaged(keys, reader=reader),
-            EnsureChannelFirstd(keys),
-            Orientationd(keys, axcodes="PLS"),
+            ReadImaged(keys),
+            OrientSlicesd(keys, plane="axial"),
             *extra,
             CheckCased(num_classes),
             ScaleIntensityRangePercentilesd("image", lower, 99.5, 0.0, 1.0, clip=True),

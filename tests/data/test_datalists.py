@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from medsaga.data import (
     bids_datalist,
@@ -13,6 +15,7 @@ from medsaga.data import (
     paired_folders_datalist,
     write_decathlon_phantoms,
 )
+from medsaga.reading import ReadingError, open_image
 
 
 def touch(*paths):
@@ -175,7 +178,6 @@ def test_missing_folder_is_named_with_the_option_to_set(tmp_path, datalist):
         ("a.nii.gz", "a.nrrd"),
         ("a.nrrd", "a.seg.nrrd"),
         ("a/1.dcm", "a.nii.gz"),
-        ("a.b", "a.b"),
         # series UIDs, as MONAI Label names the files of a DICOMweb store
         ("1.2.840.10008.nii.gz", "1.2.840.10008.nii.gz"),
         ("1.2.840.10008/0001", "1.2.840.10008.nii.gz"),
@@ -223,23 +225,118 @@ def test_paired_folders_errors_say_what_is_wrong(tmp_path, files, options, error
         paired_folders_datalist(tmp_path, **options)
 
 
-def test_images_datalist_takes_a_file_or_every_entry_of_a_folder(tmp_path):
-    touch(tmp_path / "b.nii.gz", tmp_path / "a.png", tmp_path / ".DS_Store", tmp_path / "series" / "1.dcm")
-    assert images_datalist(tmp_path / "a.png") == [{"image": str(tmp_path / "a.png")}]
-    assert images_datalist(tmp_path) == [{"image": str(tmp_path / n)} for n in ("a.png", "b.nii.gz", "series")]
+def dicom(*paths):
+    """Empty CT slices: headers are enough to be listed."""
+    uid = generate_uid()
+    for number, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        image = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
+        image.SOPClassUID, image.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+        image.is_little_endian, image.is_implicit_VR = True, False
+        image.SeriesInstanceUID, image.StudyInstanceUID, image.Modality = uid, generate_uid(), "CT"
+        image.Rows = image.Columns = 2
+        image.ImagePositionPatient, image.ImageOrientationPatient = [0, 0, number], [1, 0, 0, 0, 1, 0]
+        image.PixelSpacing, image.SamplesPerPixel = [1, 1], 1
+        image.PhotometricInterpretation, image.PixelRepresentation = "MONOCHROME2", 0
+        image.BitsAllocated = image.BitsStored = 16
+        image.HighBit, image.PixelData = 15, bytes(8)
+        image.save_as(path, write_like_original=False)
+    return str(uid)
 
 
-def test_images_datalist_takes_a_dicom_folder_as_one_case(tmp_path):
-    for i in range(3):
-        (tmp_path / f"IM{i}").write_bytes(bytes(128) + b"DICM" + bytes(10))
-    assert images_datalist(tmp_path) == [{"image": str(tmp_path)}]
-    touch(tmp_path / "other.png")
-    assert len(images_datalist(tmp_path)) == 4
+def listed(folder):
+    return [(str(Path(case["image"]).relative_to(folder)), case["name"]) for case in images_datalist(folder)]
 
 
-def test_images_datalist_refuses_an_empty_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="empty"):
+def test_images_datalist_takes_a_file_or_every_image_of_a_folder(tmp_path, caplog):
+    touch(tmp_path / "b.nii.gz", tmp_path / "a.png", tmp_path / ".DS_Store", tmp_path / "deep" / "er" / "1.nrrd")
+    touch(tmp_path / "readme.txt", tmp_path / "b.json")
+    assert images_datalist(tmp_path / "a.png") == [{"image": str(tmp_path / "a.png"), "name": "a"}]
+    assert listed(tmp_path) == [("a.png", "a"), ("b.nii.gz", "b"), ("deep/er/1.nrrd", "deep_er_1")]
+    assert "1 files in" in caplog.text
+    assert "readme.txt" in caplog.text
+
+
+def test_images_datalist_takes_the_series_of_dicom_folders(tmp_path):
+    dicom(*(tmp_path / "study" / "series" / f"IM{i}" for i in range(3)))
+    touch(tmp_path / "study" / "series" / "DICOMDIR", tmp_path / "study" / "notes.txt")
+    assert listed(tmp_path) == [("study/series", "study_series")]
+    assert images_datalist(tmp_path / "study" / "series") == [
+        {"image": str(tmp_path / "study" / "series"), "name": "series"}
+    ]
+    # several in one folder are a case each, named by their UIDs
+    first = dicom(*(tmp_path / "both" / f"1{i}.dcm" for i in range(3)))
+    second = dicom(*(tmp_path / "both" / f"2{i}.dcm" for i in range(4)))
+    cases = images_datalist(tmp_path / "both")
+    assert {case["name"] for case in cases} == {first, second}
+    for case in cases:
+        assert case["image"] == str(tmp_path / "both" / case["name"])
+        assert images_datalist(case["image"]) == [case]
+
+
+def test_a_damaged_dicom_file_is_a_case_that_will_be_named(tmp_path):
+    (tmp_path / "a.dcm").write_bytes(b"junk")
+    assert listed(tmp_path) == [("a.dcm", "a")]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("scan.nii.gz", "scan.nrrd"),
+        ("Scan.nii.gz", "scan.nii"),
+        ("a/b.png", "a_b.png"),
+    ],
+)
+def test_images_datalist_refuses_two_cases_of_one_output(tmp_path, one, other):
+    touch(tmp_path / one, tmp_path / other)
+    with pytest.raises(ValueError, match=r"same name.*overwrite"):
         images_datalist(tmp_path)
+
+
+def test_uids_and_dots_stay_whole(tmp_path):
+    names = ["1.2.840.113619.2.55.10", "1.2.840.113619.2.55.11", "A.Huber", "A.Maier"]
+    touch(*(tmp_path / f"{name}.nii.gz" for name in names))
+    assert [name for _, name in listed(tmp_path)] == names
+
+
+def test_a_link_back_to_the_folder_does_not_hang(tmp_path):
+    touch(tmp_path / "a.png")
+    (tmp_path / "again").symlink_to(tmp_path)
+    assert listed(tmp_path) == [("a.png", "a")]
+
+
+@pytest.mark.parametrize("make", [lambda folder: None, lambda folder: touch(folder / "notes.txt")])
+def test_images_datalist_refuses_a_folder_without_images(tmp_path, make):
+    make(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"No image in .*\.nii\.gz"):
+        images_datalist(tmp_path)
+
+
+def test_decathlon_patients_keep_dots_and_backslashes_separate(tmp_path):
+    names = ["A.Huber", "A.Maier"]
+    touch(*(tmp_path / folder / f"{name}.nii.gz" for folder in ("imagesTr", "labelsTr") for name in names))
+    cases = [{"image": f".\\imagesTr\\{name}.nii.gz", "label": f"labelsTr\\{name}.nii.gz"} for name in names]
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": cases}))
+    datalist = decathlon_datalist(tmp_path)
+    assert [case["patient"] for case in datalist] == names
+    assert all(Path(case[key]).is_file() for case in datalist for key in ("image", "label"))
+
+
+@pytest.mark.parametrize("path", ["../other/a.nii.gz", "/etc/passwd", "imagesTr/../../a.nii.gz"])
+def test_decathlon_takes_no_file_outside_its_folder(tmp_path, path):
+    touch(tmp_path / "a.nii.gz")
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": [{"image": path, "label": "a.nii.gz"}]}))
+    with pytest.raises(ValueError, match="lies outside"):
+        decathlon_datalist(tmp_path)
+
+
+def test_paired_folders_pass_over_files_that_are_no_images(tmp_path, caplog):
+    touch(tmp_path / "images" / "a.png", tmp_path / "images" / "Thumbs.db", tmp_path / "masks" / "a.png")
+    assert len(paired_folders_datalist(tmp_path)) == 1
+    assert "Thumbs.db" in caplog.text
 
 
 def test_real_data_sets_are_listed_whole(sample_data):
@@ -252,3 +349,18 @@ def test_real_data_sets_are_listed_whole(sample_data):
         assert len(paired_folders_datalist(sample_data / name)) == len(list((sample_data / name / "images").iterdir()))
     stroke = bids_datalist(sample_data / "ISLES2022", "dwi", "msk")
     assert {case["patient"] for case in stroke} == {p.name for p in (sample_data / "ISLES2022").glob("sub-*")}
+
+
+def test_damaged_xrays_leave_the_others_alone(tmp_path):
+    """A file that may be a slice of a volume is that volume's problem, but not that of single images beside it."""
+    for name in ("a", "b"):
+        dicom(tmp_path / f"{name}.dcm")
+    (tmp_path / "junk.dcm").write_bytes(b"junk")
+    (tmp_path / "cut.dcm").write_bytes((tmp_path / "a.dcm").read_bytes()[:300])
+    assert sorted(name for _, name in listed(tmp_path)) == ["a", "b", "cut", "junk"]
+    for case in images_datalist(tmp_path):
+        if case["name"] in ("a", "b"):
+            assert open_image(case["image"]).grid.shape[:2] == (2, 2)
+        else:
+            with pytest.raises(ReadingError, match=rf"{case['name']}\.dcm"):
+                open_image(case["image"])

@@ -57,6 +57,19 @@ def test_chunks_with_foreground(volumes):
     assert [numbers(chunks[i])[-1] for i in range(len(chunks))] == [9, 3]
 
 
+def test_what_chunks_show_is_said_of_all_their_slices(volumes, caplog):
+    data, cache = volumes
+    chunks = SliceChunks(
+        data, PREPROCESSING, 3, cache, 4, num_slices=100, min_classes=1, class_names=["none", "a", "b"]
+    )
+    assert chunks.shown_slices() == [[6, 7, 8, 9], [0, 1, 2, 3]]
+    assert chunks.unseen_classes() == [2] and chunks.empty_labels() == [] and chunks.labelled
+    assert "No training slice shows: b." in caplog.text
+    assert chunks.shortages == [
+        "num_slices=100 makes 25 chunks, but the 2 training cases have 2: all of them are taken."
+    ]
+
+
 def test_the_number_is_that_of_slices(volumes):
     data, cache = volumes
     assert len(SliceChunks(data, PREPROCESSING, 2, cache, depth=4, num_slices=11)) == 2

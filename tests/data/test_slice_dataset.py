@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 
 import nibabel as nib
@@ -9,7 +10,7 @@ import torch
 from monai.transforms import Compose, RandFlipd, RandGaussianNoised
 from torch.utils.data import DataLoader
 
-from medsaga.data import EpochSampler, SliceDataset
+from medsaga.data import EpochSampler, SliceDataset, for_unlabelled, training_record
 from medsaga.transforms import FitSquared
 
 pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodec")
@@ -149,3 +150,61 @@ def test_a_slice_stays_with_its_label_through_the_augmentation(make):
         inside, padding = item["label"] > 0, (item["image"] == 0) & (item["label"] == 0)
         differences.append(float(item["image"][inside].mean() - item["image"][~inside & ~padding].mean()))
     assert np.mean(differences) > 0.1
+
+
+# --- what the slices do not show -------------------------------------------------------------------------------------
+
+NAMES = ["background", "anterior", "posterior", "third"]
+
+
+@pytest.fixture
+def with_few_classes(write_nifti, tmp_path):
+    """Two cases of 4 slices: class 1 on slices 1 and 2 of the first, class 2 on slice 3; the second shows nothing."""
+    labels = np.zeros((2, 4, 6, 6), np.uint8)
+    labels[0, 1:3, 2:4, 2:4] = 1
+    labels[0, 3, 2:4, 2:4] = 2
+    image = np.arange(4 * 36, dtype=np.float32).reshape(4, 6, 6)
+    return [
+        {
+            "image": write_nifti(tmp_path / "images" / f"{name}.nii.gz", image),
+            "label": write_nifti(tmp_path / "labels" / f"{name}.nii.gz", label),
+            "patient": name,
+        }
+        for name, label in zip("ab", labels)
+    ]
+
+
+def test_classes_that_no_slice_shows_and_empty_labels_are_warned_of(with_few_classes, preprocessing, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        dataset = SliceDataset(with_few_classes, preprocessing(4), 4, tmp_path / "cache", class_names=NAMES)
+    assert dataset.unseen_classes() == [3] and dataset.empty_labels() == [1]
+    assert dataset.shown_slices() == [[0, 1, 2, 3], [0, 1, 2, 3]]
+    assert "No training slice shows: third." in caplog.text
+    assert f"1 of 2 training labels show background only: {with_few_classes[1]['label']}." in caplog.text
+
+
+def test_a_class_counts_only_where_its_slice_is_drawn(with_few_classes, preprocessing, tmp_path):
+    for seed in range(5):
+        dataset = SliceDataset(with_few_classes, preprocessing(4), 4, tmp_path, num_slices=2, min_classes=1, seed=seed)
+        drawn = {position for _, position in dataset.slices}
+        missing = ([] if drawn & {1, 2} else [1]) + ([] if 3 in drawn else [2]) + [3]
+        assert dataset.unseen_classes() == missing
+
+
+def test_a_record_of_a_training_is_what_was_drawn(with_few_classes, preprocessing, tmp_path):
+    dataset = SliceDataset(with_few_classes, preprocessing(4), 4, tmp_path, num_slices=9, min_classes=1)
+    parts = {"train": with_few_classes, "validation": [], "test": [{"image": "c.nii.gz", "patient": "c"}]}
+    record = training_record(parts, dataset, NAMES, seed=3)
+    assert record == json.loads(json.dumps(record))
+    assert record["slices"] == [{"patient": "a", "case": "a", "slices": [1, 2, 3]}]
+    assert (record["train"], record["validation"], record["test"]) == (["a", "b"], [], ["c"])
+    assert (record["unseen_classes"], record["empty_labels"], record["seed"]) == (["third"], ["b"], 3)
+    assert record["labelled"] and len(record["warnings"]) == 1
+
+
+def test_images_without_labels_miss_no_class(with_few_classes, preprocessing, tmp_path, caplog):
+    cases = [{"image": case["image"]} for case in with_few_classes]
+    unlabelled = for_unlabelled(preprocessing(4))
+    dataset = SliceDataset(cases, unlabelled, 4, tmp_path / "cache", class_names=NAMES)
+    assert dataset.unseen_classes() == dataset.empty_labels() == [] and not dataset.labelled
+    assert "No training slice" not in caplog.text

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import json
+import logging
 import random
 
 import pytest
+import torch
 
-from medsaga.data import split_by_patient
+from medsaga.data import evaluation_parts, split_by_patient, training_parts
+from medsaga.records import with_record
 
 # 20 patients with 1 to 3 cases each
 CASES = [{"image": f"p{p:02d}_{i}.png", "patient": f"p{p:02d}"} for p in range(20) for i in range(1 + p % 3)]
@@ -70,3 +74,115 @@ def test_without_a_patient_each_image_is_its_own():
 def test_too_few_patients_is_an_error_with_the_numbers(test, validation, train, message):
     with pytest.raises(ValueError, match=message):
         split_by_patient(CASES, test, validation, train)
+
+
+def test_a_share_that_rounds_to_nobody_is_warned_of(caplog):
+    with caplog.at_level(logging.WARNING):
+        assert split_by_patient(CASES, 0.01, 0)["test"] == []
+    assert "No test patient: 0.01 of 20 patients rounds to 0" in caplog.text
+    assert "validation" not in caplog.text
+
+
+# --- by file, and by the model's record ------------------------------------------------------------------------------
+
+DRAW = (2, 2, 3, 0)  # test, validation, train, seed
+
+
+def write_split(path, **parts):
+    path.write_text(json.dumps({"train": [], "validation": [], "test": [], **parts}))
+    return path
+
+
+def model(path, **parts):
+    """Weights with a record."""
+    record = {"train": [], "validation": [], "test": [], "learnt_before": [], "labelled": True, **parts}
+    torch.save(with_record(torch.nn.Linear(1, 1).state_dict(), record), path)
+    return path
+
+
+def test_without_a_file_patients_are_drawn():
+    assert training_parts(CASES, None, *DRAW) == split_by_patient(CASES, *DRAW)
+
+
+def test_a_file_names_the_patients_of_a_training(tmp_path):
+    file = write_split(tmp_path / "s.json", train=["p01", "p04"], test=["p02"])
+    parts = training_parts(CASES, str(file), *DRAW)
+    assert {name: patients(part) for name, part in parts.items()} == {
+        "train": {"p01", "p04"},
+        "validation": set(),
+        "test": {"p02"},
+    }
+    assert parts["test"] == [case for case in CASES if case["patient"] == "p02"], "with all of their cases"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is no split"),
+        ('{"train": ["p01"], "val": [], "test": []}', "is no split: .*'validation'"),
+        ('{"train": "p01", "validation": [], "test": []}', "they must be lists"),
+        ("[]", "is no split"),
+        ('{"train": ["p01"], "validation": ["p02"], "test": ["p01"]}', "1 patients are in both 'train' and 'test'"),
+        ('{"train": [], "validation": [], "test": ["p01"]}', "'train' is empty"),
+        ('{"train": ["p01", "x", "y"], "validation": [], "test": []}', "2 of its 3 train patients are not in the data"),
+    ],
+)
+def test_a_file_that_is_no_split_is_refused_by_name(tmp_path, content, message):
+    file = tmp_path / "s.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=f"{file}.*{message}"):
+        training_parts(CASES, file, *DRAW)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="--split names a run's split.json"):
+        training_parts(CASES, tmp_path / "none.json", *DRAW)
+
+
+def test_the_models_record_names_the_patients_to_score(tmp_path):
+    path = model(tmp_path / "m.pt", train=["p01"], validation=["p03"], test=["p02", "p05"])
+    for draw in (DRAW, (5, 0, None, 9)):
+        parts = evaluation_parts(CASES, path, None, *draw)
+        assert {name: patients(part) for name, part in parts.items()} == {
+            "train": set(),
+            "validation": set(),
+            "test": {"p02", "p05"},
+        }
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"), [("train", "learnt from"), ("learnt_before", "learnt from"), ("validation", "validated with")]
+)
+def test_what_the_model_knows_is_refused(tmp_path, part, reason):
+    path = model(tmp_path / "m.pt", **{part: ["p01", "p02"]})
+    file = write_split(tmp_path / "s.json", test=["p02", "p03"])
+    with pytest.raises(ValueError, match=f"{file}: 1 of its 2 test patients.*{path}.*{reason}"):
+        evaluation_parts(CASES, path, file, *DRAW)
+    file = write_split(tmp_path / "s.json", test=["p03"])
+    assert patients(evaluation_parts(CASES, path, file, *DRAW)["test"]) == {"p03"}
+
+
+def test_patients_whose_images_alone_were_seen_may_be_scored(tmp_path):
+    path = model(tmp_path / "m.pt", train=["p01"], labelled=False)
+    file = write_split(tmp_path / "s.json", test=["p01"])
+    assert patients(evaluation_parts(CASES, path, file, *DRAW)["test"]) == {"p01"}
+
+
+def test_a_record_without_test_patients_is_refused(tmp_path):
+    path = model(tmp_path / "m.pt", train=["p01"])
+    with pytest.raises(ValueError, match=f"{path}: it names no test patient.*--split FILE"):
+        evaluation_parts(CASES, path, None, *DRAW)
+
+
+def test_no_message_names_a_patient(tmp_path):
+    path = model(tmp_path / "m.pt", train=["p01"], test=["gone"])
+    with pytest.raises(ValueError, match="1 of its 1 test patients are not in the data folder") as caught:
+        evaluation_parts(CASES, path, None, *DRAW)
+    assert "gone" not in str(caught.value)
+
+
+def test_a_model_without_a_record_is_drawn_for_with_a_warning(tmp_path, caplog):
+    torch.save(torch.nn.Linear(1, 1).state_dict(), tmp_path / "m.pt")
+    with caplog.at_level(logging.WARNING):
+        assert evaluation_parts(CASES, tmp_path / "m.pt", None, *DRAW) == split_by_patient(CASES, *DRAW)
+    assert "does not say which patients it has learnt from" in caplog.text

@@ -29,14 +29,6 @@ def test_images_are_found_wherever_they_are_and_nothing_else(tmp_path):
     assert found == names(unlabelled_datalist(str(tmp_path)), tmp_path)  # the same order each time
 
 
-def test_a_folder_of_dicom_files_is_one_series(tmp_path):
-    touch(tmp_path, "p1/series/IM1", "p1/series/IM2", "p2/notes/readme", "p3/a.nii.gz", "p3/IM1")
-    for name in ("p1/series/IM1", "p1/series/IM2", "p3/IM1"):
-        (tmp_path / name).write_bytes(bytes(128) + b"DICM")
-    assert names(unlabelled_datalist(tmp_path), tmp_path) == ["p1/series", "p3/a.nii.gz"]
-    assert names(unlabelled_datalist(tmp_path / "p1" / "series"), tmp_path) == ["p1/series"]
-
-
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"No folder of images at .*nowhere\. .*--dataset_dir"):
         unlabelled_datalist(tmp_path / "nowhere")

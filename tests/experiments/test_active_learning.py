@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from medsaga.data import decathlon_datalist, split_by_patient, write_decathlon_phantoms
-from medsaga.data.datalists import name_without_suffix
 from medsaga.experiments import active_learning
 from medsaga.experiments.active_learning import Run, Session, points, table
 from medsaga.networks import SamSegmenter
+from medsaga.reading import name_without_suffix
 
 from ..integration.bundles import ROOT
 

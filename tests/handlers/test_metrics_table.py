@@ -111,6 +111,13 @@ def test_case_is_named_by_its_file_without_suffix(table, case, file, name):
     assert table([case(file, REFERENCE, REFERENCE)])[0][0]["case"] == name
 
 
+def test_notes_stand_below_the_table(tmp_path, case, evaluator):
+    notes = ["The model has never seen: posterior.", "Another."]
+    evaluator([case("a.nii.gz", REFERENCE, REFERENCE)], MetricsTable(tmp_path, NAMES, notes)).run()
+    lines = (tmp_path / "metrics.md").read_text().splitlines()
+    assert lines[-4:] == ["", notes[0], "", notes[1]] and lines[-5].startswith("| mean |")
+
+
 def test_second_run_starts_afresh(tmp_path, case, evaluator):
     handler = MetricsTable(tmp_path, NAMES)
     engine = evaluator([case("a.nii.gz", REFERENCE, REFERENCE)], handler)

@@ -105,6 +105,8 @@ class Run:
         width=4,
         handlers=(),
         seed=0,
+        loss=None,
+        **state,
     ):
         self.folder = Path(folder)
         torch.manual_seed(5)
@@ -140,6 +142,7 @@ class Run:
             resume=resume,
             patience=patience,
             seed=seed,
+            **state,
         )
         self.watch = Watch()
         self.trainer = SupervisedTrainer(
@@ -148,7 +151,7 @@ class Run:
             train_data_loader=loader,
             network=self.network,
             optimizer=self.optimizer,
-            loss_function=LogitResolutionDiceCELoss(),
+            loss_function=loss or LogitResolutionDiceCELoss(),
             train_handlers=[
                 *validation,
                 self.handler,
@@ -234,6 +237,16 @@ def test_without_validation_the_weights_to_serve_follow_the_last_epoch(tmp_path,
     run = Run(tmp_path, epochs=3, **options)()
     assert equal(run.load("models/model.pt"), run.network.state_dict())
     assert run.epoch_of("best.pt") == 3
+
+
+def test_metrics_of_nothing_select_as_no_validation_does(tmp_path, caplog):
+    """And use up no patience."""
+    run = Run(tmp_path, metrics=[math.nan] * 4, patience=1)()
+    assert run.epoch_of("last.pt") == run.epoch_of("best.pt") == 4
+    assert run.load("last.pt")["selection"]["without_better"] == 0
+    assert "val_mean_dice is –, no validation label shows a class" in caplog.text
+    run = Run(tmp_path / "b", epochs=5, metrics=[0.5, math.nan, math.nan, 0.4, 0.9], patience=1)()
+    assert run.epoch_of("last.pt") == 4 and run.epoch_of("best.pt") == 1
 
 
 def test_says_which_epoch_is_served(tmp_path, caplog):

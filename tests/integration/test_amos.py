@@ -238,7 +238,7 @@ def test_a_real_ct_with_amos_classes(sample_data, tmp_path):
     write_index(folder, list(cuts), [], [])
 
     overrides = {**SHORT, **paths("amos", folder, tmp_path)}
-    everything = {**overrides, "num_slices": None, "split": {"train": "@datalist"}}
+    everything = {**overrides, "num_slices": None, "parts": {"train": "@datalist"}}
     dataset = train_config(everything).get_parsed_content("train#dataset")
     # the example shows no esophagus
     assert np.flatnonzero(dataset.cases[0].classes.any(axis=0)).tolist() == [n for n in range(16) if n != 5]

@@ -46,7 +46,8 @@ def test_training_and_inference_agree(bundle):
     train, inference = read(bundle, "train"), read(bundle, "inference")
     meta = read(bundle, "metadata")["network_data_format"]
     assert inference["image_size"] == train["image_size"] == meta["inputs"]["image"]["spatial_shape"][0]
-    assert inference["num_classes"] == len(train["class_names"]) == meta["outputs"]["pred"]["num_channels"]
+    assert inference["class_names"] == train["class_names"]
+    assert len(train["class_names"]) == meta["outputs"]["pred"]["num_channels"]
     assert list(meta["outputs"]["pred"]["channel_def"].values()) == train["class_names"]
     assert inference["network_def"]["encoder"] == train["network_def"]["encoder"]
     # the same for the image; only training also has labels to map

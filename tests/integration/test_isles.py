@@ -67,7 +67,7 @@ def test_training_slices_are_those_with_lesion_in_their_own_pixels(case, tmp_pat
     parser = ConfigParser()
     parser.read_config(config_files("isles", "train"))
     # the folder as it is
-    overrides = {**paths("isles", case[0].parents[3], tmp_path), "num_slices": None, "split": {"train": "@datalist"}}
+    overrides = {**paths("isles", case[0].parents[3], tmp_path), "num_slices": None, "parts": {"train": "@datalist"}}
     parser.update(overrides)
     dataset = parser.get_parsed_content("train#dataset")
     number = [c["image"] for c in parser.get_parsed_content("datalist")].index(str(case[0]))
@@ -117,7 +117,7 @@ def test_a_mask_on_another_grid_is_named_with_its_image(isles, tmp_path):
     values = np.asarray(mask.dataobj)
     shifted = mask.affine.copy()
     shifted[:3, 3] += [0, 0, 6]
-    every_patient = {"split": {"train": "@datalist", "validation": [], "test": []}}
+    every_patient = {"parts": {"train": "@datalist", "validation": [], "test": []}}
     overrides = {**SMALL, **SHORT, **paths("isles", isles, tmp_path), **every_patient}
     for changed, reason in (
         (nib.Nifti1Image(values[:, :, :-1], mask.affine), "they must be equal"),

@@ -62,6 +62,11 @@ def test_falls_when_patience_is_at_its_end():
     assert run(values, factor=0.5, patience=0)[1] == [1, 1, 0.5, 0.25, 0.125, 0.125, 0.0625]
 
 
+def test_a_metric_of_nothing_is_no_bad_validation():
+    nan = float("nan")
+    assert run([0.5, nan, nan, nan, 0.4, 0.3], factor=0.5, patience=1)[1] == [1, 1, 1, 1, 1, 0.5]
+
+
 def test_is_torchs_schedule_of_the_same_metric():
     values = torch.rand(25, generator=torch.Generator().manual_seed(0)).tolist()
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)

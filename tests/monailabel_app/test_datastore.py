@@ -11,6 +11,7 @@ from pathlib import Path
 
 import itk
 import nibabel as nib
+import nrrd
 import numpy as np
 import pytest
 from fastapi import HTTPException
@@ -159,13 +160,15 @@ def test_junk_and_what_has_too_many_axes_is_refused(store, tmp_path):
     for suffix in (".nii.gz", ".nii", ".nrrd", ".png"):
         path = tmp_path / f"junk{suffix}"
         path.write_bytes(os.urandom(5000))
-        assert "cannot be read" in refused(422, store.add_image, "junk", str(path), {})
+        detail = refused(422, store.add_image, "junk", str(path), {})
+        assert detail.startswith("junk: ") and "damaged" in detail
+        assert str(tmp_path) not in detail, "a client learns nothing of the server's folders"
     path = tmp_path / "junk.txt"
     path.write_text("text")
     assert ".nii.gz" in refused(422, store.add_image, "junk", str(path), {})
     path = tmp_path / "series.nii.gz"
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 3), np.float32), AFFINE), path)
-    assert "(4, 4, 4, 3)" in refused(422, store.add_image, "series", str(path), {})
+    assert "4-D image with 3 volumes" in refused(422, store.add_image, "series", str(path), {})
 
 
 def test_limit_of_size_holds_for_the_file_and_for_its_values(store, volume, tmp_path, monkeypatch):
@@ -174,7 +177,7 @@ def test_limit_of_size_holds_for_the_file_and_for_its_values(store, volume, tmp_
     bomb = tmp_path / "bomb.nii.gz"
     nib.save(nib.Nifti1Image(np.zeros((40, 40, 40), np.uint8), AFFINE), bomb)
     assert bomb.stat().st_size < 1000
-    assert "GB of values" in refused(422, store.add_image, "bomb", str(bomb), {})
+    assert "(40, 40, 40)" in refused(422, store.add_image, "bomb", str(bomb), {})
 
 
 # --- labels ---------------------------------------------------------------------------------------------------------
@@ -215,9 +218,9 @@ NEAR[0, 3] += 0.4
         (nan(), AFFINE, "NaN"),
         (-a_label(1).astype(np.int16), AFFINE, "-1"),
         (a_label(1).astype(np.int16) * 300, AFFINE, "300"),
-        (np.zeros((*SHAPE, 2), np.uint8), AFFINE, "(8, 10, 6, 2)"),
-        (np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")]), AFFINE, "expected class numbers"),
-        (a_label(1).astype(np.complex64), AFFINE, "expected class numbers"),
+        (np.zeros((*SHAPE, 2), np.uint8), AFFINE, "4-D image with 2 volumes"),
+        (np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")]), AFFINE, "RGB"),
+        (a_label(1).astype(np.complex64), AFFINE, "complex"),
     ],
 )
 def test_labels_that_cannot_be_learnt_from_are_refused(store, tmp_path, values, affine, message):
@@ -234,7 +237,61 @@ def test_truncated_labels_are_refused(store, tmp_path):
         path = tmp_path / name
         nib.save(nib.Nifti1Image(a_label(1, 2), AFFINE), path)
         truncated(path)
-        assert "cannot be read" in refused(422, store.save_label, "case", str(path), "final", {})
+        detail = refused(422, store.save_label, "case", str(path), "final", {})
+        assert detail.startswith("label final of case: ") and "truncated" in detail
+
+
+def test_a_label_whose_axes_run_otherwise_is_turned_to_its_image(store, tmp_path):
+    values = a_label(1, 2)
+    values[0, 0, 0] = 1  # no symmetry
+    codes = nib.orientations.aff2axcodes(AFFINE)
+    original = nib.Nifti1Image(values, AFFINE)
+    for axes in ("RAS", "LPS", "SAR", "PSL"):
+        turn = nib.orientations.ornt_transform(
+            nib.orientations.io_orientation(AFFINE), nib.orientations.axcodes2ornt(axes)
+        )
+        nib.save(original.as_reoriented(turn), tmp_path / "turned.nii.gz")
+        store.save_label("case", str(tmp_path / "turned.nii.gz"), "final", {})
+        np.testing.assert_array_equal(stored(store), values, err_msg=f"{axes} instead of {codes}")
+        np.testing.assert_allclose(nib.load(store.get_label_uri("case", "final")).affine, AFFINE)
+
+
+def test_floats_near_whole_numbers_are_rounded_and_stored_whole(store, tmp_path):
+    save(store, tmp_path, a_label(1, 2).astype(np.float32) + np.float32(1e-4))
+    np.testing.assert_array_equal(stored(store), a_label(1, 2))
+    assert stored(store).dtype == np.uint8
+
+
+@pytest.fixture
+def spleen(tmp_path, volume):
+    """A store of a bundle with one class."""
+    store = CheckedDatastore(str(tmp_path / "spleen"), models={"spleen": ServedModel(ROOT / "bundles" / "spleen")})
+    store.add_image("case", str(volume), {})
+    return store
+
+
+@pytest.mark.parametrize("white", [255, 65535])
+def test_white_is_the_one_class_with_a_warning(spleen, store, tmp_path, white):
+    values = a_label(1).astype(np.uint16) * white
+    answer = save(spleen, tmp_path, values)
+    np.testing.assert_array_equal(stored(spleen), a_label(1))
+    assert answer["voxels"] == {"spleen": 6} and str(white) in answer["warnings"][0]
+    assert str(white) in refused(422, save, store, tmp_path, values), "of two classes it may be either"
+
+
+def test_segmentations_of_slicer_with_one_layer_are_taken_and_with_several_refused(store, tmp_path):
+    values = a_label(1, 2)
+    lps = np.diag([-1, -1, 1, 1]) @ AFFINE
+    header = {"space": "left-posterior-superior", "space origin": lps[:3, 3], "encoding": "gzip"}
+    path = tmp_path / "label.seg.nrrd"
+    nrrd.write(str(path), values, {**header, "space directions": lps[:3, :3].T})
+    store.save_label("case", str(path), "final", {})
+    np.testing.assert_array_equal(stored(store), values)
+    assert store.get_label_uri("case", "final").endswith("case.nii.gz")
+    layers = np.stack([values == 1, values == 2]).astype(np.uint8)
+    directions = np.vstack([[np.nan] * 3, lps[:3, :3].T])
+    nrrd.write(str(path), layers, {**header, "space directions": directions, "kinds": ["list"] + ["domain"] * 3})
+    assert "2 layers" in refused(422, store.save_label, "case", str(path), "final", {})
 
 
 def test_near_affines_float_labels_and_empty_labels_are_taken(store, tmp_path):
@@ -345,6 +402,10 @@ def test_colours_and_slicers_volumes_of_one_slice_become_plain_pictures(store, t
     palette.putdata(picture.ravel().tolist())
     palette.save(path)
     store.save_label("xray", str(path), "palette", {})
+    Image.fromarray(np.where(picture == 1, 255, 0).astype(np.uint8)).convert("1").save(path)
+    store.save_label("xray", str(path), "1-bit", {})
+    with Image.open(store.get_label_uri("xray", "1-bit")) as written:
+        np.testing.assert_array_equal(np.asarray(written), picture == 1)
     slicer = tmp_path / "label.nii.gz"  # as Slicer shows a picture: a volume of one slice
     nib.save(nib.Nifti1Image(picture.T[..., None], np.diag([-1, -1, 1, 1])), slicer)
     store.save_label("xray", str(slicer), "slicer", {})

@@ -54,6 +54,7 @@ def test_what_is_held_back_stays_and_new_ones_come_from_what_was_not_learnt():
     assert hold_back(cases[::-1], 3, learnt, held) == three, "whatever the order"
 
 
-def test_learnt_ones_are_taken_last_and_one_is_always_left_to_learn():
-    assert len(hold_back(["a", "b", "c"], 5, ["a", "b", "c"], [])) == 2
+def test_learnt_ones_are_never_taken_and_one_is_always_left_to_learn():
+    assert hold_back(["a", "b", "c"], 5, ["a", "b", "c"], ["a"]) == []
+    assert len(hold_back(["a", "b", "c"], 5, [], [])) == 2
     assert hold_back(["a"], 1, [], []) == []

@@ -19,6 +19,7 @@ from lib.versions import Versions
 
 from medsaga.data import write_decathlon_phantoms
 from medsaga.optimizers import GaLoreAdamW
+from medsaga.records import read_record, with_record
 from tests.integration.server import small_bundle
 
 REQUEST = {"device": "cpu", "max_epochs": 1}
@@ -54,12 +55,19 @@ def only(store: CheckedDatastore, *images: str) -> CheckedDatastore:
     return store
 
 
+def label_again(store: CheckedDatastore, image: str) -> None:
+    """Submit the true label of an image."""
+    label = f"{store._datastore_path}/../phantoms/labelsTr/{image}.nii.gz"
+    store.save_label(image, label, "final", {})
+
+
 def test_a_first_model_is_served_and_the_next_has_to_be_as_good(task, labelled):
     first = task(REQUEST, only(labelled, "phantom_000", "phantom_001"))
     assert first["served"] and first["score"] is None, "nothing was held back"
     assert Versions(task.model.models_dir).served().trained_on == ["phantom_000.nii.gz", "phantom_001.nii.gz"]
     weights = (task.model.models_dir / "model.pt").read_bytes()
 
+    label_again(labelled, "phantom_002")
     second = task(REQUEST, labelled)
     made = Versions(task.model.models_dir).list()[-1]
     assert made.score == second["score"] and made.served_score == second["served_score"]
@@ -115,6 +123,39 @@ def test_what_a_model_has_learnt_from_goes_with_its_weights(task, labelled):
     assert further.trained_on == first.trained_on == ["phantom_000.nii.gz", "phantom_001.nii.gz"], (
         "begun from the first"
     )
+
+
+def test_labels_that_the_served_weights_know_are_not_scored(task, labelled):
+    """They were trained by the bundle on the command line: only the record in them says on which patients."""
+    task(REQUEST, only(labelled, "phantom_000"))
+    served = task.model.models_dir / "model.pt"
+    weights = torch.load(served, weights_only=True)
+    known = {"train": ["phantom_001", "phantom_002"], "labelled": True, "learnt_before": ["phantom_000"]}
+    torch.save(with_record(weights, known), served)
+    for image in ("phantom_001", "phantom_002"):
+        label_again(labelled, image)
+    answer = task(REQUEST, labelled)
+    assert not answer["served"] and answer["score"] is None and "no label was left" in answer["why"]
+    label_again(labelled, "phantom_003")
+    answer = task(REQUEST, labelled)
+    assert Versions(task.model.models_dir).list()[-1].held_back == ["phantom_003.nii.gz"]
+    assert answer["score"] is not None and answer["served_score"] is not None
+    made = read_record(task.model.models_dir / answer["version"])
+    assert made["train"] == ["phantom_000", "phantom_001", "phantom_002"] and made["test"] == ["phantom_003"]
+    assert made["learnt_before"] == ["phantom_000", "phantom_001", "phantom_002"]
+
+
+def test_a_score_of_nothing_replaces_nothing(task, labelled):
+    """The label held back is all background: there is no Dice, and the answer to clients stays valid JSON."""
+    task(REQUEST, only(labelled, "phantom_000", "phantom_001"))
+    label_again(labelled, "phantom_002")
+    path = labelled.get_label_uri("phantom_002", "final")
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), path)
+    answer = task(REQUEST, labelled)
+    assert Versions(task.model.models_dir).list()[-1].held_back == ["phantom_002.nii.gz"]
+    assert answer["score"] is None and not answer["served"]
+    json.dumps(task.stats(), allow_nan=False)
 
 
 def test_without_a_label_nothing_is_made(task, labelled):

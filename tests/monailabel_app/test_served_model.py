@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -42,6 +43,17 @@ def test_classes_dimension_and_weights_are_the_bundles():
     model = ServedModel(ROOT / "bundles" / "chest_xray")
     assert model.labels == {"right lung": 1, "left lung": 2, "heart": 3}
     assert (model.dimension, model.image_size, model.pretrained) == (2, 256, "lite_medsam")
+
+
+def test_a_bundle_says_whether_its_images_are_volumes(tmp_path):
+    bundle = small_bundle(tmp_path)
+    assert ServedModel(bundle).dimension == 3
+    path = bundle / "configs" / "inference.json"
+    content = json.loads(path.read_text())
+    del content["plane"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"inference.json: it has no key plane"):
+        ServedModel(bundle)
 
 
 def test_new_weights_are_taken_up_and_old_ones_given_up(model):

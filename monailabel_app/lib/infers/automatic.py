@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from fastapi import HTTPException
-from monai.transforms import SqueezeDimd
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
 
+from lib.infers.answer import write_answer
 from lib.names import chosen
 from lib.served_model import COMPUTING, ServedModel
+from medsaga.transforms import SaveMaskd
 
 __all__ = ["AutomaticTask"]
 
@@ -36,7 +37,13 @@ class AutomaticTask(BundleInferTask):
     def _prepare(self) -> None:
         if self.valid or not self.model.trained:
             return
-        super().__init__(str(self.model.path), {}, type=InferType.SEGMENTATION)
+        super().__init__(
+            str(self.model.path),
+            {},
+            type=InferType.SEGMENTATION,
+            post_filter=[SaveMaskd],
+            add_post_restore=False,
+        )
         self.network = None  # MONAI Label's own copy; the shared one is used
         self.labels = self.model.labels
         self.dimension = self.model.dimension
@@ -51,8 +58,7 @@ class AutomaticTask(BundleInferTask):
     def __call__(self, request: dict[str, Any], callbacks: dict | None = None) -> tuple[str | None, dict[str, Any]]:
         self.model.checkpoint(chosen(request, "model_filename"))
         self._prepare()
-        # class numbers fit a byte; what clients ask for goes before
-        return super().__call__({"result_dtype": "uint8", **request}, callbacks)
+        return super().__call__(request, callbacks)
 
     def _get_network(self, device: str, data: dict[str, Any] | None) -> torch.nn.Module:
         return self.model.network(device, chosen(data or {}, "model_filename"))
@@ -74,6 +80,7 @@ class AutomaticTask(BundleInferTask):
                     503, f"The GPU has no memory left for {self.model.name}: wait until others are done, or choose cpu."
                 ) from err
 
-    def post_transforms(self, data: dict[str, Any] | None = None) -> list:
-        transforms = list(super().post_transforms(data))
-        return transforms if self.model.dimension == 3 else [*transforms, SqueezeDimd(keys=self.key_pred, dim=0)]
+    def writer(self, data: dict[str, Any], extension: Any = None, dtype: Any = None) -> tuple[str, dict[str, Any]]:
+        request = {**data, "image": data["image_path"]}
+        written = write_answer(request, data[self.key_pred], data[self.key_image], self.model.dimension)
+        return written, data.get("result", {})

@@ -13,9 +13,9 @@ from monai.data import MetaTensor
 from monai.data.utils import to_affine_nd
 from monai.transforms import Invertd
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
-from monailabel.transform.writer import Writer
 from monailabel.utils.others.generic import device_list, name_to_device
 
+from lib.infers.answer import write_answer
 from lib.infers.prefetch import Prefetcher
 from lib.names import chosen
 from lib.served_model import COMPUTING, ServedModel, image_key
@@ -96,8 +96,10 @@ class PromptedTask(InferTask):
                 self.model.free_memory()
                 raise HTTPException(503, "The GPU has no memory left: wait until others are done, or use cpu.") from err
         segmented = time.time()
-        written, result = self._write(request, image, mask)
-        if image.ndim == 4:
+        invert = Invertd(keys="pred", transform=self.model.preprocessing, orig_keys="image", nearest_interp=True)
+        restored = invert({"pred": MetaTensor(mask[None]), "image": image})["pred"]
+        written, result = write_answer(request, restored, image, self.model.dimension), {}
+        if slices.depth > 1:
             self.prefetcher.start(slices, shown=max(prompts))
         result["label_names"] = self.labels
         result["latencies"] = {
@@ -107,22 +109,6 @@ class PromptedTask(InferTask):
             "total": round(time.time() - start, 3),
         }
         return written, result
-
-    def _write(
-        self, request: dict[str, Any], image: MetaTensor, mask: torch.Tensor
-    ) -> tuple[str | None, dict[str, Any]]:
-        """Take the mask back to the grid of the image file and write it in the format that the client asks for."""
-        invert = Invertd(keys="pred", transform=self.model.preprocessing, orig_keys="image", nearest_interp=True)
-        restored = invert({"pred": MetaTensor(mask[None]), "image": image})["pred"][0]
-        return Writer(label="pred", json="result")(
-            {
-                **request,
-                "image_path": request["image"],
-                "pred": np.asarray(restored, dtype=np.uint8),
-                "pred_meta_dict": {"affine": np.asarray(image.meta["original_affine"])},
-                "result_dtype": request.get("result_dtype") or "uint8",
-            }
-        )
 
 
 def slice_prompts(request: dict[str, Any], image: MetaTensor) -> dict[int, SlicePrompt]:
@@ -139,24 +125,26 @@ def slice_prompts(request: dict[str, Any], image: MetaTensor) -> dict[int, Slice
     file_to_image = np.linalg.inv(to_affine_nd(rank, np.asarray(image.affine))) @ to_affine_nd(
         rank, np.asarray(image.meta["original_affine"])
     )
+    flat = rank == 2 or image.meta["spatial_shape"][2] == 1  # some clients count the one slice, others do not
 
-    def voxels(points: Any, name: str) -> np.ndarray:
+    def voxels(points: Any, expected: str) -> np.ndarray:
         try:
-            array = np.asarray(points, dtype=float).reshape(-1, rank)
+            array = np.asarray(points, dtype=float).reshape(len(points), -1 if len(points) else rank)
         except (TypeError, ValueError) as err:
-            raise HTTPException(422, f"{name} must be a list of points of {rank} voxel numbers, got {points}") from err
-        homogeneous = np.concatenate([array, np.ones((len(array), 1))], axis=1)
-        return (homogeneous @ file_to_image.T)[:, :rank]
+            raise HTTPException(422, f"{expected}; got {points}.") from err
+        if flat and array.shape[1] in (2, 3):
+            array = np.pad(array[:, :2], ((0, 0), (0, rank - 2)))
+        if array.shape[1] != rank:
+            raise HTTPException(422, f"{expected}; got {points}.")
+        return (np.pad(array, ((0, 0), (0, 1)), constant_values=1) @ file_to_image.T)[:, :rank]
 
     inside, outside, boxes = defaultdict(list), defaultdict(list), {}
     for found, name in ((inside, "foreground"), (outside, "background")):
-        for voxel in voxels(request.get(name) or [], name):
+        for voxel in voxels(request.get(name) or [], f"{name} must be a list of points of {rank} voxel numbers"):
             found[round(voxel[2]) if rank == 3 else 0].append((voxel[0], voxel[1]))
     if request.get("roi"):
-        roi = np.asarray(request["roi"], dtype=float)
-        if roi.size != 2 * rank:
-            raise HTTPException(422, f"roi must be {2 * rank} numbers, first and last voxel by axis; got {roi.size}.")
-        corners = voxels(roi.reshape(rank, 2).T, "roi")
+        ends = list(zip(*[iter(np.ravel(request["roi"]).tolist())] * 2))  # by axis
+        corners = voxels(list(zip(*ends)), f"roi must be {2 * rank} numbers, first and last voxel by axis")
         limit = np.array(image.shape[1:]) - 1
         low, high = corners.min(axis=0).clip(0, limit), corners.max(axis=0).clip(0, limit)
         first, last = (round(low[2]), round(high[2])) if rank == 3 else (0, 0)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from monai.metrics import compute_dice, compute_hausdorff_distance
 
-from lib.images import read_grid, read_values
 from lib.served_model import COMPUTING
+from medsaga.reading import open_image
+from medsaga.reading.labels import class_numbers, whole_numbers
 
 __all__ = ["MEASURES", "compare_labels"]
 
@@ -36,13 +37,12 @@ def compare_labels(
         Dice of a class that both lack, HD95 of one that either lacks.
 
     Raises:
-        ValueError: different shapes.
+        ValueError: a file that is no label of these classes, or different shapes.
     """
-    grid = read_grid(label)
-    files = [read_values(path) for path in (proposal, label)]
+    spacing = open_image(label).grid.spacing
+    files = [_class_numbers(path, classes) for path in (proposal, label)]
     if files[0].shape != files[1].shape:
         raise ValueError(f"{proposal} has the shape {files[0].shape}, {label} {files[1].shape}; they must be equal.")
-    spacing = np.ones(3) if grid.affine is None else np.linalg.norm(grid.affine[:3, :3], axis=0)
     scores: Scores = {measure: {} for measure in measures}
     for name, number in classes.items():
         masks = [values == number for values in files]
@@ -54,15 +54,16 @@ def compare_labels(
                 scores["dice"][name] = dice
             if "hd95" in measures:
                 scores["hd95"][name] = (
-                    float(
-                        compute_hausdorff_distance(
-                            *pair, include_background=True, percentile=95, spacing=spacing[: pair[0].ndim - 2].tolist()
-                        )
-                    )
+                    float(compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing))
                     if all(present)
                     else None
                 )
     return scores
+
+
+def _class_numbers(path: str | Path, classes: Mapping[str, int]) -> np.ndarray:
+    values = whole_numbers(open_image(path, label=True).load(), path)
+    return class_numbers(values, max(classes.values()) + 1, path)[0]
 
 
 def _cropped(masks: Sequence[np.ndarray]) -> list[np.ndarray]:

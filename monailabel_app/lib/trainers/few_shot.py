@@ -72,14 +72,15 @@ def few_shot_settings(labels: int, replaces: bool, goes_on: bool) -> FewShot:
 
 
 def hold_back(cases: Sequence[str], number: int, learnt: Sequence[str], held_before: Sequence[str]) -> list[str]:
-    """Choose the cases to score with, whose labels neither the new nor the served model has learnt from if possible.
+    """Choose the cases to score with, whose labels neither the new nor the served model has learnt from.
 
-    What was held back stays so; new ones are taken from the labels that came since, so that the comparison of the
-    served with the new model is fair. The choice depends on the arguments only, not on their order.
+    What was held back stays so; new ones are taken from the labels that came since. One that the served model has
+    learnt from is never taken: its score would say nothing. The choice depends on the arguments only, not on their
+    order.
 
     Args:
         cases: names of all labelled cases.
-        number: how many are wanted; at most all but one are taken.
+        number: how many are wanted; at most all but one are taken, and fewer where the others are learnt.
         learnt: cases that the served model has learnt from.
         held_before: cases held back from it.
 
@@ -87,11 +88,10 @@ def hold_back(cases: Sequence[str], number: int, learnt: Sequence[str], held_bef
         Names, sorted.
     """
     number = min(number, len(cases) - 1)
-    held = sorted(c for c in cases if c in held_before)
+    held = sorted(c for c in cases if c in held_before and c not in learnt)
     # by checksum: names in order often go by scanner or date
     fresh = sorted((c for c in cases if c not in learnt and c not in held), key=_checksum)
-    known = sorted((c for c in cases if c in learnt and c not in held), key=_checksum)
-    return sorted([*held, *fresh, *known][:number])
+    return sorted([*held, *fresh][:number])
 
 
 def _checksum(name: str) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.engines import SupervisedEvaluator
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.tasks.train.bundle import BundleTrainTask
 from monailabel.utils.others.generic import device_list, name_to_device, strtobool
@@ -20,7 +22,9 @@ from lib.trainers.few_shot import FewShot, few_shot_settings, hold_back
 from lib.trainers.stats import StatsFile, read_stats
 from lib.versions import Version, Versions
 from medsaga.bundle.errors import root_cause
+from medsaga.data.splits import patient_of
 from medsaga.networks import load_weights
+from medsaga.records import learnt_patients, read_record
 
 __all__ = ["RetrainTask"]
 
@@ -77,12 +81,15 @@ class RetrainTask(BundleTrainTask):
         cases = self._usable(self._fetch_datalist(request, datastore), overrides)
         versions = Versions(self.model.models_dir)
         served = versions.served()
-        learnt = served.trained_on if served else []
+        learnt = self._learnt(cases, served, overrides.get("weights", self.bundle_config["weights"]))
         settings = few_shot_settings(len(cases), replaces=self.model.trained, goes_on="weights" in overrides)
         held_back = hold_back(list(cases), settings.held_back, learnt, served.held_back if served else [])
         train = [case for name, case in cases.items() if name not in held_back]
+        held = [cases[name] for name in held_back]
         overrides["train#dataset#data"] = train
-        overrides["validate#dataset#data"] = [cases[name] for name in held_back]
+        overrides["validate#dataset#data"] = held
+        # not the bundle's own split, whose data folder is not here: what the record of the new weights names
+        overrides["parts"] = {"train": train, "validation": [], "test": held}
         logger.info(
             "%s: training on %d labels, %d held back (%s)", self.model.name, len(train), len(held_back), held_back
         )
@@ -128,6 +135,14 @@ class RetrainTask(BundleTrainTask):
         datalist = [{"image": case["image"], "label": case["label"]} for case in datastore.datalist()]
         return [case for case in datalist if case["image"] not in others]
 
+    def _learnt(self, cases: dict[str, Case], served: Version | None, start: str | None) -> list[str]:
+        """Which of the cases the served weights, or those to start from, have learnt from: by the served version, and
+        by the records in the files."""
+        files = {str(self.model.models_dir / "model.pt"), str(start)}
+        patients = {name for file in files if Path(file).is_file() for name in learnt_patients(read_record(file))}
+        known = set(served.trained_on if served else [])
+        return [name for name, case in cases.items() if name in known or patient_of(case) in patients]
+
     def _usable(self, datalist: list[Case], overrides: dict[str, Any]) -> dict[str, Case]:
         """Labelled cases by name, preprocessed into the slice cache; those that cannot be learnt from are named."""
         cases = {}
@@ -143,7 +158,8 @@ class RetrainTask(BundleTrainTask):
     def _dataset(self, cases: list[Case], overrides: dict[str, Any]) -> Any:
         parser = ConfigParser()
         parser.read_config(self.bundle_config_path)
-        parser.update({**overrides, "train#dataset#data": cases})
+        # without class_names no warning: that one case alone does not show a class says nothing
+        parser.update({**overrides, "train#dataset#data": cases, "train#dataset#class_names": None})
         return parser.get_parsed_content("train#dataset")
 
     def _train(
@@ -180,12 +196,11 @@ class RetrainTask(BundleTrainTask):
 
         score = served_score = None
         if held_back:
-            key = evaluator.state.key_metric_name
-            score = float(evaluator.state.metrics[key])
+            score = _score(evaluator)
             if self.model.trained:
                 load_weights(network, self.model.checkpoint())
                 evaluator.run()
-                served_score = float(evaluator.state.metrics[key])
+                served_score = _score(evaluator)
         serve, why = _verdict(score, served_score, self.model.trained)
         before = versions.served() if "weights" in overrides else None  # the one it started from
         trained_on = {name for name in cases if name not in held_back} | set(before.trained_on if before else [])
@@ -214,11 +229,20 @@ class RetrainTask(BundleTrainTask):
         return served.score if served else None
 
 
+def _score(evaluator: SupervisedEvaluator) -> float | None:
+    """The key metric; None where it is of nothing, because no held-back label shows a class."""
+    value = float(evaluator.state.metrics[evaluator.state.key_metric_name])
+    return None if math.isnan(value) else value
+
+
 def _verdict(score: float | None, served_score: float | None, replaces: bool) -> tuple[bool, str]:
     """Whether to serve new weights, and why."""
     if not replaces:
         return True, "served, as the first model" + ("" if score is None else f", Dice {score:.3f} on held-back labels")
     if score is None or served_score is None:
-        return False, "kept but not served: no label was left to compare it with the served model; submit another one"
+        return False, (
+            "kept but not served: no label was left to compare it with the served model, one that shows a class and "
+            "that neither has learnt from; submit another one"
+        )
     compared = f"Dice {score:.3f} against {served_score:.3f} of the served model on held-back labels"
     return (True, f"served: {compared}") if score >= served_score else (False, f"kept but not served: {compared}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,14 @@ class StatsFile:
         stats["best_metric"] = self.served_score or 0
         if "message" not in more:  # not the end yet, whatever the epoch: scoring follows
             stats.pop("total_time", None)
-        write_json(self.path, {**stats, **more})
+        write_json(self.path, _numbers({**stats, **more}))
+
+
+def _numbers(value: Any) -> Any:
+    """The same with null for NaN, a metric of nothing: JSON has no NaN, and the server would fail to answer."""
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def read_stats(path: Path) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def write_challenge_result(path: str | Path, segmentation: torch.Tensor) -> None
 class LoadChallengeCased(MapTransform):
     """Dictionary transform for a bundle's ``preprocessing``: images and labels of npz cases.
 
-    In the place of ``LoadImaged``, ``EnsureChannelFirstd`` and ``Orientationd``.
+    In the place of :class:`~medsaga.transforms.ReadImaged` and :class:`~medsaga.transforms.OrientSlicesd`.
 
     Args:
         keys: of paths: a label key gets the ``gts`` of the file, any other the image.

@@ -8,27 +8,22 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from monai.data import load_decathlon_datalist
+from medsaga.reading import PICTURES, VOLUMES, name_without_suffix, suffix_of
+from medsaga.reading.dicom import is_dicom
+from medsaga.reading.names import is_series
+
+from .found_images import find_images, some
 
 __all__ = [
     "bids_datalist",
     "decathlon_datalist",
     "images_datalist",
-    "name_without_suffix",
     "paired_folders_datalist",
 ]
 
 Datalist = list[dict[str, str]]
 
 logger = logging.getLogger(__name__)
-
-
-def name_without_suffix(path: str | Path) -> str:
-    """Name of a file or folder without ``.nii.gz``, ``.seg.nrrd``, ``.png`` and the like.
-
-    A suffix begins with a letter: names with dots in them, above all DICOM's UIDs (1.2.840...), are kept whole.
-    """
-    return re.sub(r"(?<=.)(\.[A-Za-z]\w*)+$", "", Path(path).name)
 
 
 def _existing_folder(path: str | Path, what: str) -> Path:
@@ -67,9 +62,10 @@ def decathlon_datalist(dataset_dir: str | Path, lists: Sequence[str] = ("trainin
         named = [name for name in lists if name in content]
         if not named:
             raise KeyError(*lists)
-        cases = [case for name in named for case in load_decathlon_datalist(str(index), data_list_key=name)]
-        pairs = [(Path(case["image"]), Path(case["label"])) for case in cases]
-    except (KeyError, TypeError, ValueError) as err:
+        pairs = [
+            tuple(_inside(folder, case[key]) for key in ("image", "label")) for name in named for case in content[name]
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as err:
         wanted = " or ".join(f"'{name}'" for name in lists)
         raise ValueError(
             f"{index} is not a Decathlon dataset.json with a list {wanted} of images and labels: {err!r}"
@@ -89,9 +85,17 @@ def decathlon_datalist(dataset_dir: str | Path, lists: Sequence[str] = ("trainin
     if absent:
         logger.warning(
             f"{len(absent)} of the {len(pairs)} cases that {index} lists are not in {folder}, neither image nor label, "
-            f"and are left out: {_some(absent)}."
+            f"and are left out: {some(absent)}."
         )
     return datalist
+
+
+def _inside(folder: Path, path: str) -> Path:
+    """A path that an index names, in the folder of the index; Windows' backslashes separate, too."""
+    relative = Path(path.replace("\\", "/"))
+    if relative.is_absolute() or ".." in relative.parts:
+        raise ValueError(f"{path!r} lies outside of {folder}")
+    return folder / relative
 
 
 def bids_datalist(dataset_dir: str | Path, image: str, label: str) -> Datalist:
@@ -128,7 +132,7 @@ def bids_datalist(dataset_dir: str | Path, image: str, label: str) -> Datalist:
     ):
         missing = [f"{name}_{suffix}.nii.gz" for name in has if name not in lacks]
         if missing:
-            raise FileNotFoundError(f"{len(missing)} of {len(has)} {what}; missing in {where}: {_some(missing)}.")
+            raise FileNotFoundError(f"{len(missing)} of {len(has)} {what}; missing in {where}: {some(missing)}.")
     return [
         {"image": str(path), "label": str(label_of[name]), "patient": name.split("_")[0]}
         for name, path in image_of.items()
@@ -146,17 +150,13 @@ def _by_entities(folder: Path, subjects: Sequence[str], suffix: str) -> dict[str
     return found
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
-
-
 def paired_folders_datalist(
     dataset_dir: str | Path, images: str = "images", labels: str = "masks", patient: str = r"(.+)"
 ) -> Datalist:
     """Labelled cases of two folders in which an image and its label have the same name, up to the suffix.
 
-    An entry may be a file of any format MONAI reads, or a folder with the slices of a DICOM series.
+    An entry may be a file of any format that is read (:func:`~medsaga.reading.open_image`), or a folder with the slices
+    of a DICOM series. Files of other kinds are passed over with a warning.
 
     Args:
         dataset_dir: the folder that holds both.
@@ -176,6 +176,9 @@ def paired_folders_datalist(
         for path in sorted(_existing_folder(folder / name, f"folder '{name}' of the data set").iterdir()):
             if path.name.startswith("."):
                 continue
+            if path.is_file() and suffix_of(path) not in (*VOLUMES, *PICTURES) and not is_dicom(path):
+                logger.warning(f"{path} is of no format that is read and is passed over.")
+                continue
             stem = name_without_suffix(path)
             if stem in by_stem:
                 raise ValueError(f"{by_stem[stem]} and {path} have the same name; which of them is meant?")
@@ -188,7 +191,7 @@ def paired_folders_datalist(
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of {len(image_of)} images have no label of the same name in {folder / labels}: "
-            f"{_some(missing)}."
+            f"{some(missing)}."
         )
     datalist: Datalist = []
     for stem, image in image_of.items():
@@ -200,24 +203,25 @@ def paired_folders_datalist(
 
 
 def images_datalist(path: str | Path) -> Datalist:
-    """Cases to segment, ``[{"image": path}]``: one file, every entry of a folder, or the one series of a DICOM folder.
+    """Cases to segment, ``[{"image": path, "name": name}]``, see :func:`~medsaga.data.found_images.find_images`.
+
+    Args:
+        path: an image file; a folder, searched with the folders in it; or ``FOLDER/SERIES_INSTANCE_UID``, one DICOM
+            series of a folder that holds several.
 
     Raises:
-        FileNotFoundError: nothing at ``path``, or an empty folder.
+        FileNotFoundError: nothing at ``path``, or no image in the folder.
+        ValueError: two images whose outputs would have the same name.
     """
     root = Path(path).expanduser()
-    if root.is_file():
-        return [{"image": str(root)}]
+    if root.is_file() or is_series(root):
+        return [{"image": str(root), "name": name_without_suffix(root)}]
     if not root.is_dir():
         raise FileNotFoundError(f"No image and no folder of images at {root.absolute()}; name one with --dataset_dir.")
-    entries = sorted(p for p in root.iterdir() if not p.name.startswith("."))
-    if not entries:
-        raise FileNotFoundError(f"The folder {root.absolute()} is empty.")
-    if all(entry.is_file() and _is_dicom(entry) for entry in entries):
-        return [{"image": str(root)}]
-    return [{"image": str(entry)} for entry in entries]
-
-
-def _is_dicom(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    cases = find_images(root)
+    if not cases:
+        raise FileNotFoundError(
+            f"No image in {root.absolute()} or the folders in it; looked for *{', *'.join((*VOLUMES, *PICTURES))} and "
+            "for folders of DICOM files."
+        )
+    return cases

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import multiprocessing
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType
-from typing import Any
 
 import numpy as np
 import torch
 from monai.transforms import Compose
 from tqdm import tqdm
 
-__all__ = ["CachedCase", "cache_cases"]
+from medsaga.failures import Failure, failure_of, listed
+from medsaga.files import write_json
+
+from .entry_names import entry_name, files_of, recipe
+
+__all__ = ["CachedCase", "cache_cases", "prepare_cases"]
 
 logger = logging.getLogger(__name__)
 
-# attributes that MONAI's transforms and readers change as they run
-_RUNTIME_STATE = {"R", "filenames", "_tracing"}
-
-# raise it when the content or the layout of the files below changes
-_FORMAT = 1
+_DAY = 24 * 60 * 60  # seconds
+_KEPT = 30 * _DAY  # for so long an entry is kept that no run uses
+_BUILDING = ".building-"
+_ENTRY = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{16}){1,2}(\.json)?")  # two parts: as earlier versions named them
 
 
 class CachedCase:
@@ -56,113 +61,6 @@ class CachedCase:
         return item
 
 
-def _describe(value: Any) -> Any:
-    """What of a transform determines its result, as JSON: class names and parameters, no addresses or random states."""
-    if isinstance(value, (str, int, float, bool, type(None))):
-        return value
-    if isinstance(value, (np.ndarray, torch.Tensor)):
-        return np.asarray(value).tolist()
-    if isinstance(value, (list, tuple)):
-        return [_describe(v) for v in value]
-    if isinstance(value, (set, frozenset)):  # their order changes from process to process
-        return sorted(repr(v) for v in value)
-    if isinstance(value, dict):
-        return {str(k): _describe(v) for k, v in value.items() if k not in _RUNTIME_STATE}
-    if isinstance(value, partial):
-        return ["partial", _describe(value.func), _describe(value.args), _describe(value.keywords)]
-    if isinstance(value, type) or hasattr(value, "__qualname__"):  # a class or function
-        name = f"{value.__module__}.{value.__qualname__}"
-        if not hasattr(value, "__code__"):
-            return name
-        # what it does, too: all lambdas of a config have the same name
-        cells = [_describe(cell.cell_contents) for cell in value.__closure__ or ()]
-        return [name, _describe_code(value.__code__), _describe(value.__defaults__), cells]
-    name = f"{type(value).__module__}.{type(value).__qualname__}"
-    if hasattr(value, "__dict__"):
-        return [name, _describe(vars(value))]
-    # data types, paths, NumPy's numbers
-    return name if " at 0x" in repr(value) else [name, repr(value)]
-
-
-def _describe_code(code: CodeType) -> list:
-    constants = [_describe_code(c) if isinstance(c, CodeType) else _describe(c) for c in code.co_consts]
-    return [code.co_code.hex(), constants, list(code.co_names)]
-
-
-def _file_state(path: str) -> list:
-    """Size and time of a file, or of every file of a folder (a DICOM series)."""
-    root = Path(path)
-    files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
-    return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
-
-
-def _digest(value: Any, length: int = 16) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:length]
-
-
-def _files(case: dict) -> dict[str, str]:
-    """Paths of a case's image and, where it has one, its label."""
-    return {key: str(case[key]) for key in ("image", "label") if key in case}
-
-
-def _entry_name(case: dict, description: Any, num_classes: int) -> str:
-    files = _files(case)
-    for key, path in files.items():
-        if not Path(path).exists():
-            raise FileNotFoundError(f"{path}: no such {key}.")
-    state = [_file_state(path) for path in files.values()]
-    # the first part finds the entries of a case again when its files or the preprocessing have changed; the label is
-    # in it because an image may come twice, with the labels of two readers
-    recipe = [_FORMAT, state, description, num_classes]
-    return f"{_digest(list(files.values()))}-{_digest(recipe)}"
-
-
-def _build(case: dict, preprocessing: Callable, num_classes: int, folder: Path) -> str | None:
-    """Preprocess one case into ``folder``; the text of what is wrong with the case instead of an exception."""
-    files = _files(case)
-    try:
-        data = preprocessing(dict(files))
-    except Exception as err:
-        cause = err
-        while cause.__cause__ is not None:  # MONAI wraps what a transform raises
-            cause = cause.__cause__
-        if any(path in str(cause) for path in files.values()) and len(str(cause)) < 1000:
-            return str(cause)
-        reason = (str(cause).strip() or repr(cause)).splitlines()[0]
-        return f"{' or its label '.join(files.values())} cannot be read: {reason}"
-    image = np.asarray(data["image"])
-    is_volume = image.ndim == 4
-    image = np.moveaxis(image, -1, 0) if is_volume else image[None]  # (C, H, W, D) → (D, C, H, W)
-    # MONAI's scaling leaves an image as it is whose two percentiles are equal, and NaN or infinity trains nothing
-    low, high = float(image.min()), float(image.max())
-    if not (low >= -1e-3 and high <= 1 + 1e-3):
-        return (
-            f"{case['image']}: intensities from {low:g} to {high:g} after preprocessing, expected 0 to 1. Nearly all "
-            "of the image may have one value (then scale it by other percentiles), or the preprocessing does not clip."
-        )
-    arrays = {"images": image.astype(np.float16), "classes": np.zeros((len(image), num_classes), dtype=bool)}
-    if "label" in files:
-        label = np.asarray(data["label"])
-        label = np.moveaxis(label[0], -1, 0) if is_volume else label
-        arrays["labels"] = label.astype(np.uint8)
-        arrays["classes"] = np.stack([(label == c).any(axis=(1, 2)) for c in range(num_classes)], axis=1)
-    # written under a temporary name and renamed: a build killed half-way leaves no half entry
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as building:
-        work = Path(building) / "entry"
-        work.mkdir()
-        for name, array in arrays.items():
-            np.save(work / f"{name}.npy", array)
-        try:
-            os.rename(work, folder)
-        except OSError:
-            if not (folder / "classes.npy").is_file():  # otherwise another process was first, with the same content
-                raise
-    for old in folder.parent.glob(f"{folder.name.split('-')[0]}-*"):
-        if old != folder:
-            shutil.rmtree(old, ignore_errors=True)
-    return None
-
-
 def cache_cases(
     datalist: Sequence[dict],
     preprocessing: Compose,
@@ -172,8 +70,7 @@ def cache_cases(
 ) -> list[CachedCase]:
     """Preprocess each case once into ``cache_dir`` and return the cases as memory-mapped slices, in order.
 
-    A case is preprocessed again when the size or time of its files, or a parameter of the preprocessing, has changed;
-    its old entry is then removed. A build that was killed goes on where it was. Several processes may build at once.
+    See :func:`prepare_cases` for what is kept and what is made again.
 
     Args:
         datalist: cases with the paths ``image`` and ``label``, or ``image`` alone.
@@ -185,33 +82,179 @@ def cache_cases(
         num_workers: processes that build; each holds one volume. 0 builds in this process.
 
     Raises:
-        FileNotFoundError: an image or label is not there.
         ValueError: cases that cannot be used, each with its file and what is wrong; the others are cached by then.
+    """
+    entries, failures = prepare_cases(datalist, (), preprocessing, num_classes, cache_dir, num_workers)
+    if failures:
+        raise ValueError(f"{len(failures)} of {len(datalist)} cases cannot be used:\n{listed(failures)}")
+    return [CachedCase(entry) for entry in entries]
+
+
+def prepare_cases(
+    cached: Sequence[dict],
+    checked: Sequence[dict],
+    preprocessing: Compose,
+    num_classes: int,
+    cache_dir: str | Path,
+    num_workers: int = 0,
+) -> tuple[list[Path], list[Failure]]:
+    """Preprocess cases, some to keep their slices and some to know that they can be used, each once.
+
+    A case is preprocessed again when the size or time of its files has changed, which removes its old entry. Entries of
+    other preprocessings stay, because another training may use them; what no run has used for 30 days goes. A build
+    that was killed goes on where it was. Several processes may build at once.
+
+    Args:
+        cached: cases whose slices are kept.
+        checked: cases of which a record is kept that they can be used, and no slices.
+        preprocessing: as for :func:`cache_cases`.
+        num_classes: as there.
+        cache_dir: as there.
+        num_workers: as there.
+
+    Returns:
+        Folders of the ``cached`` cases that can be used, in order, and what is wrong with all that cannot.
     """
     cache_dir = Path(cache_dir)
     cache_dir.mkdir(parents=True, exist_ok=True)
-    description = _describe(preprocessing)  # once, as it is the same for every case
-    folders = [cache_dir / _entry_name(case, description, num_classes) for case in datalist]
-    todo = {folder: case for folder, case in zip(folders, datalist) if not (folder / "classes.npy").is_file()}
-    problems: list[str] = []
-    if todo:
-        jobs = [(case, preprocessing, num_classes, folder) for folder, case in todo.items()]
-        with tqdm(total=len(jobs), desc=f"Preprocessing into {cache_dir}", unit="case") as progress:
-            for problem in _run_jobs(jobs, num_workers):
-                problems += [problem] if problem else []
-                progress.update()
-    if problems:
-        more = f"\n... and {len(problems) - 10} more" if len(problems) > 10 else ""
-        listed = "\n".join(problems[:10])
-        raise ValueError(f"{len(problems)} of {len(datalist)} cases cannot be used:\n{listed}{more}")
-    return [CachedCase(folder) for folder in folders]
+    of_case = _tidy(cache_dir)
+    made_by = recipe(preprocessing, num_classes)
+    entries: list[Path] = []
+    failures: list[Failure] = []
+    jobs: dict[str, _Job] = {}
+    for case, keeps in [(case, True) for case in cached] + [(case, False) for case in checked]:
+        try:
+            name = entry_name(case, made_by)
+        except (OSError, ValueError) as err:  # not there, or no series of its folder
+            failures.append(failure_of(err, files_of(case), "cannot be read"))
+            continue
+        folder, record = cache_dir / name, cache_dir / f"{name}.json"
+        if keeps:
+            entries.append(folder)
+        used = folder if (folder / "classes.npy").is_file() else record if not keeps and record.is_file() else None
+        if used is None:
+            stale = [path for path in of_case[name.rpartition("-")[0]] if path.name not in (folder.name, record.name)]
+            jobs.setdefault(name, _Job(case, preprocessing, num_classes, folder if keeps else record, keeps, stale))
+        else:
+            with suppress(OSError):  # of a cache that belongs to somebody else
+                os.utime(used)
+    with tqdm(
+        total=len(jobs), desc=f"Preprocessing into {cache_dir}", unit="case", disable=not jobs, dynamic_ncols=True
+    ) as progress:
+        for failure in _run(list(jobs.values()), num_workers):
+            failures += [failure] if failure else []
+            progress.update()
+    order = {file: place for place, file in enumerate(file for case in (*cached, *checked) for file in files_of(case))}
+    failures = sorted({failure.file: failure for failure in failures}.values(), key=lambda failure: order[failure.file])
+    return [entry for entry in entries if (entry / "classes.npy").is_file()], failures
 
 
-def _run_jobs(jobs: list[tuple], num_workers: int):
+@dataclass(frozen=True)
+class _Job:
+    """A case to be preprocessed into ``entry``: a folder of slices, or a record that it can be used."""
+
+    case: dict
+    preprocessing: Callable
+    num_classes: int
+    entry: Path
+    keeps: bool
+    stale: list[Path]
+
+    def run(self) -> Failure | None:
+        """What is wrong with the case instead of an exception."""
+        files = files_of(self.case)
+        try:
+            arrays = _arrays(self.case, self.preprocessing, self.num_classes)
+        except Exception as err:
+            return failure_of(err, files, "cannot be read")
+        if self.keeps:
+            _write(arrays, self.entry)
+        else:
+            write_json(self.entry, {"files": files})
+        for old in self.stale:
+            _remove(old)
+        return None
+
+
+def _arrays(case: dict, preprocessing: Callable, num_classes: int) -> dict[str, np.ndarray]:
+    """Slices of a case by the names of their files.
+
+    Raises:
+        ValueError: intensities outside [0, 1].
+    """
+    data = preprocessing({key: str(case[key]) for key in ("image", "label") if key in case})
+    image = np.asarray(data["image"])
+    is_volume = image.ndim == 4
+    image = np.moveaxis(image, -1, 0) if is_volume else image[None]  # (C, H, W, D) → (D, C, H, W)
+    # MONAI's scaling leaves an image as it is whose two percentiles are equal, and NaN or infinity trains nothing
+    low, high = float(image.min()), float(image.max())
+    if not (low >= -1e-3 and high <= 1 + 1e-3):
+        raise ValueError(
+            f"{case['image']}: intensities from {low:g} to {high:g} after preprocessing, expected 0 to 1. Nearly all "
+            "of the image may have one value (then scale it by other percentiles), or the preprocessing does not clip."
+        )
+    arrays = {"images": image.astype(np.float16), "classes": np.zeros((len(image), num_classes), dtype=bool)}
+    if "label" in case:
+        label = np.asarray(data["label"])
+        label = np.moveaxis(label[0], -1, 0) if is_volume else label
+        arrays["labels"] = label.astype(np.uint8)
+        arrays["classes"] = np.stack([(label == c).any(axis=(1, 2)) for c in range(num_classes)], axis=1)
+    return arrays
+
+
+def _write(arrays: dict[str, np.ndarray], folder: Path) -> None:
+    # written under a temporary name and renamed: a build killed half-way leaves no half entry
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_BUILDING) as building:
+        work = Path(building) / "entry"
+        work.mkdir()
+        for name, array in arrays.items():
+            np.save(work / f"{name}.npy", array)
+        try:
+            os.rename(work, folder)
+        except OSError:
+            if not (folder / "classes.npy").is_file():  # otherwise another process was first, with the same content
+                raise
+
+
+def _tidy(cache_dir: Path) -> dict[str, list[Path]]:
+    """Remove what killed builds have left and what no run uses; the other entries by case and recipe."""
+    now = time.time()
+    of_case: dict[str, list[Path]] = defaultdict(list)
+    for path in cache_dir.iterdir():
+        building = path.name.startswith(_BUILDING)
+        if not building and not _ENTRY.fullmatch(path.name):
+            continue
+        with suppress(FileNotFoundError):  # another process may tidy, too
+            if now - path.stat().st_mtime > (_DAY if building else _KEPT):
+                _remove(path)
+            elif not building:
+                of_case[path.name.rpartition("-")[0]].append(path)
+    return of_case
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _run(jobs: list[_Job], num_workers: int) -> Iterator[Failure | None]:
     if num_workers < 1 or len(jobs) < 2:
-        yield from (_build(*job) for job in jobs)
+        yield from (job.run() for job in jobs)
         return
     # spawned, not forked: a fork of a process whose OpenMP threads have run can hang
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(num_workers, len(jobs)), mp_context=context) as pool:
-        yield from pool.map(_build, *zip(*jobs))
+    workers, done = min(num_workers, len(jobs)), 0
+    while done < len(jobs):
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            try:
+                for failure in pool.map(_Job.run, jobs[done:]):
+                    yield failure
+                    done += 1
+            except BrokenProcessPool:
+                if workers == 1:  # then it is this case that ended the process
+                    file = files_of(jobs[done].case)[0]
+                    yield Failure(file, "reading it ended the process, most likely for want of memory.")
+                    done += 1
+                workers = 1

@@ -24,6 +24,8 @@ class _Chunks:
     def __init__(self, cached: CachedCase, depth: int) -> None:
         self.cached = cached
         self.depth = depth
+        self.classes = cached.classes
+        self.has_label = cached.has_label
 
     def read(self, start: int) -> dict[str, torch.Tensor]:
         slices = [self.cached.read(start + i) for i in range(self.depth)]
@@ -48,6 +50,7 @@ class SliceChunks(SliceDataset):
         min_classes: only chunks with a slice that shows at least as many classes besides background.
         seed: as there.
         num_workers: as there.
+        class_names: as there.
 
     Raises:
         ValueError: as there; when a case has fewer slices than a chunk.
@@ -65,6 +68,7 @@ class SliceChunks(SliceDataset):
         min_classes: int = 0,
         seed: int = 0,
         num_workers: int = 0,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__(data, preprocessing, num_classes, cache_dir, transform, None, min_classes, seed, num_workers)
         self.depth = depth
@@ -77,11 +81,25 @@ class SliceChunks(SliceDataset):
                 )
         chunks = sorted({(c, min(i - i % depth, lengths[c] - depth)) for c, i in self.slices})
         if num_slices is not None:
+            wanted = max(1, num_slices // depth)
+            if wanted > len(chunks):
+                self.shortages.append(
+                    f"num_slices={num_slices} makes {wanted} chunks, but the {len(data)} training cases have "
+                    f"{len(chunks)}: all of them are taken."
+                )
+                logger.warning(self.shortages[-1])
             order = np.random.RandomState(seed).permutation(len(chunks))
-            chunks = [chunks[i] for i in order[: max(1, num_slices // depth)]]
+            chunks = [chunks[i] for i in order[:wanted]]
         self.slices = chunks  # (case, first slice)
         self.cases = [_Chunks(cached, depth) for cached in self.cases]
         logger.info(f"{len(chunks)} chunks of {depth} slices.")
+        if class_names is not None:
+            self._warn(data, class_names)
+
+    def shown_slices(self) -> list[list[int]]:
+        """Positions of the training slices in each case: all of a chunk's."""
+        starts = super().shown_slices()
+        return [sorted({start + i for start in case for i in range(self.depth)}) for case in starts]
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, torch.Tensor]:
         """

@@ -18,6 +18,8 @@ __all__ = ["SliceDataset"]
 
 logger = logging.getLogger(__name__)
 
+_LISTED = 10  # files that a warning names
+
 
 class SliceDataset(Dataset):
     """Slices of 2-D images and volumes, few of them drawn by seed, each one read from a disk cache.
@@ -38,6 +40,12 @@ class SliceDataset(Dataset):
             with foreground (as MedSAGa for ISLES), 5 as MedSAGa for AMOS.
         seed: of the draw and of the augmentation.
         num_workers: processes that preprocess cases not yet in the cache.
+        class_names: of all classes, background first: warn of those that none of the slices shows, and of labels that
+            are all background. None does not look.
+
+    Attributes:
+        labelled: whether cases have labels.
+        shortages: what there is less of than asked for, a sentence each.
 
     Raises:
         ValueError: no case, no slice with ``min_classes``, or cases that cannot be used (with their files).
@@ -54,12 +62,15 @@ class SliceDataset(Dataset):
         min_classes: int = 0,
         seed: int = 0,
         num_workers: int = 0,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         if not data:
             raise ValueError("No case to train on: the list of images and labels is empty.")
         self.cases = cache_cases(data, preprocessing, num_classes, cache_dir, num_workers)
         self.transform = transform
         self.seed = seed
+        self.labelled = any(case.has_label for case in self.cases)
+        self.shortages: list[str] = []
         slices = [
             (case, int(index))
             for case, cached in enumerate(self.cases)
@@ -70,14 +81,44 @@ class SliceDataset(Dataset):
         if num_slices is not None:
             if num_slices > len(slices):
                 # not an error: an annotator's first labels are fewer than the number a bundle was made for
-                logger.warning(
+                self.shortages.append(
                     f"num_slices={num_slices}, but the {len(data)} training cases have {len(slices)} slices with "
                     f"{min_classes} or more classes: all of them are taken."
                 )
+                logger.warning(self.shortages[-1])
             order = np.random.RandomState(seed).permutation(len(slices))
             slices = [slices[i] for i in order[:num_slices]]
         self.slices = slices
         logger.info(f"{len(slices)} training slices of {len({case for case, _ in slices})} of {len(data)} cases.")
+        if class_names is not None:
+            self._warn(data, class_names)
+
+    def _warn(self, data: Sequence[dict], class_names: Sequence[str]) -> None:
+        if unseen := self.unseen_classes():
+            logger.warning(f"No training slice shows: {', '.join(class_names[index] for index in unseen)}.")
+        if empty := self.empty_labels():
+            files = ", ".join(str(data[index]["label"]) for index in empty[:_LISTED])
+            more = f" and {len(empty) - _LISTED} more" if len(empty) > _LISTED else ""
+            logger.warning(f"{len(empty)} of {len(data)} training labels show background only: {files}{more}.")
+
+    def shown_slices(self) -> list[list[int]]:
+        """Positions of the training slices in each case, in their order."""
+        shown: list[set[int]] = [set() for _ in self.cases]
+        for case, position in self.slices:
+            shown[case].add(position)
+        return [sorted(positions) for positions in shown]
+
+    def unseen_classes(self) -> list[int]:
+        """Classes besides background that none of the training slices shows; none where cases have no labels."""
+        if not self.labelled:
+            return []
+        shown = zip(self.cases, self.shown_slices())
+        seen = np.logical_or.reduce([case.classes[positions].any(axis=0) for case, positions in shown])
+        return [int(index) for index in np.flatnonzero(~seen) if index > 0]
+
+    def empty_labels(self) -> list[int]:
+        """Numbers of the cases whose label is all background, trained on or not."""
+        return [i for i, case in enumerate(self.cases) if case.has_label and not case.classes[:, 1:].any()]
 
     def __len__(self) -> int:
         return len(self.slices)

@@ -1,22 +1,34 @@
-"""Splits of a list of cases by patient."""
+"""Which patients are trained on, validated with and tested: drawn by seed, named by a file or recorded with a model."""
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-__all__ = ["split_by_patient"]
+from medsaga.reading import name_without_suffix
+from medsaga.records import learnt_patients, read_record
+
+__all__ = ["evaluation_parts", "patient_of", "split_by_patient", "training_parts"]
+
+logger = logging.getLogger(__name__)
+
+Parts = dict[str, list[dict]]
+
+_PARTS = ("train", "validation", "test")
 
 
 def patient_of(case: dict) -> str:
-    """The case's ``patient``, or its image's path where none is named (then each image is a patient of its own)."""
-    return str(case.get("patient", case["image"]))
+    """The case's ``patient``, or its image's name where none is named (then each image is a patient of its own)."""
+    return str(case["patient"]) if "patient" in case else name_without_suffix(case["image"])
 
 
 def split_by_patient(
     datalist: Sequence[dict], test: int | float, validation: int | float, train: int | None = None, seed: int = 0
-) -> dict[str, list[dict]]:
+) -> Parts:
     """Draw test, validation and training patients, in this order, from one seeded shuffle of the patients.
 
     Every case of a patient falls in the same part. A seed's test patients stay the same whatever the other numbers.
@@ -44,9 +56,135 @@ def split_by_patient(
             f"{len(patients)} patients cannot be split into {n_test} for test, {n_validation} for validation and "
             f"{max(n_train, 1)} for training; lower the numbers or add data."
         )
+    for name, asked, number in (("test", test, n_test), ("validation", validation, n_validation)):
+        if asked > 0 and number == 0:
+            logger.warning(f"No {name} patient: {asked} of {len(patients)} patients rounds to 0.")
     parts = {
         "test": patients[:n_test],
         "validation": patients[n_test : n_test + n_validation],
         "train": patients[n_test + n_validation : n_test + n_validation + n_train],
     }
-    return {name: [case for case in datalist if patient_of(case) in set(part)] for name, part in parts.items()}
+    return _cases_of(datalist, parts)
+
+
+def training_parts(
+    datalist: Sequence[dict],
+    split: str | Path | None,
+    test: int | float,
+    validation: int | float,
+    train: int | None = None,
+    seed: int = 0,
+) -> Parts:
+    """The cases of a training: those that a file names by patient, or without a file drawn by seed.
+
+    Args:
+        datalist: as in :func:`split_by_patient`, and so the numbers and the seed.
+        split: a run's ``split.json``, or any JSON file with the lists of patients ``train``, ``validation`` and
+            ``test``; None draws.
+        test, validation, train, seed: of the draw.
+
+    Returns:
+        {"train": cases, "validation": cases, "test": cases}. Patients that the file does not name are in none.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file without these lists, with a patient in two of them or without one to train on; patients that
+            are not in the datalist; fewer patients than asked for.
+    """
+    if split is None:
+        return split_by_patient(datalist, test, validation, train, seed)
+    names = _read_split(split)
+    if not names["train"]:
+        raise ValueError(f"{split}: 'train' is empty, name the patients to train on.")
+    return _named(datalist, names, f"{split}")
+
+
+def evaluation_parts(
+    datalist: Sequence[dict],
+    model_path: str | Path,
+    split: str | Path | None,
+    test: int | float,
+    validation: int | float,
+    train: int | None = None,
+    seed: int = 0,
+) -> Parts:
+    """The cases of an evaluation: the test patients that the model's record names, whatever numbers and seed say.
+
+    Args:
+        datalist: as in :func:`split_by_patient`.
+        model_path: weights to evaluate.
+        split: file of other patients to score, as in :func:`training_parts`. None takes the record's.
+        test, validation, train, seed: of the draw; they hold for a model without a record only, with a warning.
+
+    Returns:
+        {"train": cases, "validation": cases, "test": cases}. Of the first two, those that are in the datalist.
+
+    Raises:
+        FileNotFoundError: no such model or file.
+        ValueError: no test patient, test patients that are not in the datalist, or some that the model has learnt
+            from, or by which its epoch was chosen.
+    """
+    record = read_record(model_path)
+    if record is None:
+        logger.warning(
+            f"{model_path} does not say which patients it has learnt from (it is older than that, or from elsewhere): "
+            "nothing shows that the patients scored here are unseen."
+        )
+        if split is None:
+            return split_by_patient(datalist, test, validation, train, seed)
+    names = record if split is None else _read_split(split)
+    source = f"{model_path}" if split is None else f"{split}"
+    if not names["test"]:
+        raise ValueError(
+            f"{source}: it names no test patient. Name the patients to score in a file, with --split FILE "
+            '({"train": [], "validation": [], "test": [names]}).'
+        )
+    test_patients = set(names["test"])
+    chosen_by = set(record["validation"]) if record is not None else set()
+    for seen, how in (
+        (learnt_patients(record), "it has learnt from"),
+        (chosen_by, "it was validated with, by which its epoch was chosen"),
+    ):
+        if common := test_patients & seen:
+            raise ValueError(
+                f"{source}: {len(common)} of its {len(test_patients)} test patients are among those that {model_path} "
+                f"says {how}. Score others, or leave --split out: then it is scored on its own test patients."
+            )
+    return _named(datalist, {"train": [], "validation": [], "test": names["test"]}, source)
+
+
+def _read_split(path: str | Path) -> dict[str, list[str]]:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} does not exist: --split names a run's split.json, or a file like it.")
+    try:
+        content = json.loads(file.read_text())
+        names = {part: [str(name) for name in content[part]] for part in _PARTS}
+        if not all(isinstance(content[part], list) for part in _PARTS):
+            raise TypeError("they must be lists")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{file} is no split: it must be JSON with the lists of patients 'train', 'validation' and 'test', some of "
+            f"which may be empty ({error!r})."
+        ) from error
+    for i, part in enumerate(_PARTS):
+        for other in _PARTS[i + 1 :]:
+            if common := set(names[part]) & set(names[other]):
+                raise ValueError(f"{file}: {len(common)} patients are in both '{part}' and '{other}'; leave one.")
+    return names
+
+
+def _named(datalist: Sequence[dict], names: dict[str, list[str]], source: str) -> Parts:
+    known = {patient_of(case) for case in datalist}
+    for part in _PARTS:
+        if missing := set(names[part]) - known:
+            raise ValueError(
+                f"{source}: {len(missing)} of its {len(set(names[part]))} {part} patients are not in the data folder. "
+                "Name the folder that holds them by --dataset_dir, or patients that are there by --split FILE."
+            )
+    return _cases_of(datalist, names)
+
+
+def _cases_of(datalist: Sequence[dict], names: dict[str, list[str]]) -> Parts:
+    parts = {part: set(names[part]) for part in _PARTS}
+    return {part: [case for case in datalist if patient_of(case) in chosen] for part, chosen in parts.items()}

@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 from medsaga.bundle import find_bundle
 from medsaga.data import split_by_patient
-from medsaga.data.datalists import name_without_suffix
 from medsaga.files import write_json
+from medsaga.reading import name_without_suffix
 
 from .annotator import GOOD_ENOUGH, boxes, clicks_to_correct, dice
 from .bundle_copy import copy_bundle

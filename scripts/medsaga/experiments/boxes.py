@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.metrics import compute_dice, compute_surface_dice
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd, ScaleIntensityRanged
+from monai.transforms import Compose, ScaleIntensityRanged
 from monai.transforms.utils import generate_spatial_bounding_box
 
 from medsaga.bundle.network import load_network
@@ -25,6 +25,7 @@ from medsaga.export import ExportedSegmenter
 from medsaga.export.compare import seconds_in_turns
 from medsaga.files import write_json
 from medsaga.inferers import BoxInferer
+from medsaga.transforms import OrientSlicesd, ReadImaged
 
 from .machine import describe_machine
 
@@ -39,9 +40,8 @@ def load_ct(ct: Path, labels: Path) -> tuple[MetaTensor, MetaTensor]:
     keys = ["image", "label"]
     load = Compose(
         [
-            LoadImaged(keys),
-            EnsureChannelFirstd(keys),
-            Orientationd(keys, "PLS"),
+            ReadImaged(keys),
+            OrientSlicesd(keys, "axial"),
             ScaleIntensityRanged("image", *_WINDOW, 0, 255, clip=True),
         ]
     )

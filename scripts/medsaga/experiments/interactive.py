@@ -27,9 +27,10 @@ from tqdm import tqdm
 
 from medsaga.bundle import find_bundle
 from medsaga.bundle.network import load_network
-from medsaga.data.datalists import name_without_suffix
+from medsaga.data import evaluation_parts, training_parts
 from medsaga.files import write_json
 from medsaga.networks import PUBLISHED, SamSegmenter, load_weights
+from medsaga.reading import name_without_suffix
 from medsaga.transforms import fit_square, undo_fit_square
 
 from .annotator import dice
@@ -229,6 +230,16 @@ def draw(shown: Object, path: Path) -> None:
     figure.savefig(path)
 
 
+def _test_cases(config: ConfigParser, model: Path | None) -> list[dict]:
+    """The patients to test a model with: those that its record names; drawn by seed for published weights."""
+    draw = {name: config.get_parsed_content(f"{name}_patients") for name in ("test", "val", "train")}
+    arguments = (config.get("split"), draw["test"], draw["val"], draw["train"], config.get_parsed_content("seed"))
+    datalist = config.get_parsed_content("datalist")
+    if model is None:
+        return training_parts(datalist, *arguments)["test"]
+    return evaluation_parts(datalist, model, *arguments)["test"]
+
+
 def _override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not (key and equals):
@@ -260,7 +271,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--overlay", nargs="+", default=[], help="of bundles/methods, as in training: msa")
     parser.add_argument("--override", type=_override, nargs="+", default=[], metavar="KEY=VALUE", help="of the configs")
     parser.add_argument("--clicks", type=_numbers, default=[1, 3, 10], help="default: 1,3,10")
-    parser.add_argument("--seed", type=int, default=0, help="of the split (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the split, where the model names none (default: 0)")
     parser.add_argument("--output", type=Path, default=Path("output/interactive"), help="default: %(default)s")
     parsed = parser.parse_args(arguments)
 
@@ -271,18 +282,19 @@ def main(arguments: list[str] | None = None) -> None:
     for key, value in parsed.override:
         config[key] = value
     config["dataset_dir"], config["seed"], config["weights"] = str(parsed.dataset_dir), parsed.seed, None
+    model = parsed.model or bundle / "models" / "model.pt"
     if parsed.weights:
         network, _ = load_network(weights=parsed.weights)
     else:
         network = config.get_parsed_content("network_def")
-        load_weights(network, parsed.model or bundle / "models" / "model.pt", trained=True)
+        load_weights(network, model, trained=True)
     network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     class_names = config.get_parsed_content("class_names")
     depth = (not parsed.weights and config.get("network_def").get("adapter_depth")) or 1
 
     objects: list[Object] = []
     preprocessing = config.get_parsed_content("preprocessing")
-    for case in tqdm(config.get_parsed_content("split")["test"], unit="case"):
+    for case in tqdm(_test_cases(config, None if parsed.weights else model), unit="case"):
         data = preprocessing({key: case[key] for key in ("image", "label")})
         name = name_without_suffix(case["image"])
         objects += prompted(network, data, name, class_names, parsed.clicks, depth, bool(parsed.weights))

@@ -12,8 +12,8 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
-from medsaga.data.datalists import name_without_suffix
 from medsaga.metrics import segmentation_metrics
+from medsaga.reading import name_without_suffix
 
 __all__ = ["MetricsTable", "case_name"]
 
@@ -21,8 +21,8 @@ _MEASURES = ("dice", "hd95", "slice_dice", "slice_hd95")
 
 
 def case_name(image: MetaTensor) -> str:
-    """Name of the file an image was read from, without folder and suffix."""
-    return name_without_suffix(str(image.meta["filename_or_obj"]))
+    """The case's name, as reading has given it; else that of the file, without folder and suffix."""
+    return str(image.meta.get("case") or name_without_suffix(str(image.meta["filename_or_obj"])))
 
 
 def _number(value: float) -> float | None:
@@ -40,11 +40,13 @@ class MetricsTable:
     Args:
         output_dir: folder of the three files.
         class_names: of all classes, background first.
+        notes: sentences to read with the figures, below the table (:func:`~medsaga.data.record_notes`).
     """
 
-    def __init__(self, output_dir: str | Path, class_names: Sequence[str]) -> None:
+    def __init__(self, output_dir: str | Path, class_names: Sequence[str], notes: Sequence[str] = ()) -> None:
         self.output_dir = Path(output_dir)
         self.class_names = list(class_names)
+        self.notes = list(notes)
         self.rows: list[dict] = []
         self.logger = logging.getLogger(__name__)
 
@@ -101,6 +103,8 @@ class MetricsTable:
                 digits = 3 if measure.endswith("dice") else 2
                 cells.append("–" if mean is None else f"{mean:.{digits}f} ± {std:.{digits}f}")
             lines.append(f"| {name} | {' | '.join(cells)} | {measures['missed_or_invented']} |")
+        # a blank line, or Markdown takes it for a row of the table
+        lines += [line for note in self.notes for line in ("", note)]
         return "\n".join(lines) + "\n"
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,12 @@ from ignite.engine import Engine, Events
 from monai.utils import set_determinism
 from torch import nn
 
-from medsaga.files import replacing
+from medsaga.files import replacing, write_json
 from medsaga.networks import trained_state
+from medsaga.records import with_record
+
+from .finite import check_loss, check_weights
+from .resuming import check_record, check_settings, plain
 
 __all__ = ["TrainingState"]
 
@@ -33,6 +39,10 @@ class TrainingState:
     killed: sampler and augmentation are functions of seed and epoch (:class:`~medsaga.data.EpochSampler`), and global
     random states are seeded here as each epoch starts.
 
+    What was learnt from is written as ``state_dir/split.json`` as the run starts, and into each of the files. A run
+    goes on with the settings, patients and slices it was started with, or not at all. A loss or a weight that is NaN or
+    infinite ends it with an error, and is never saved.
+
     List it after the ``ValidationHandler``, so that an epoch's validation comes first.
 
     Args:
@@ -42,6 +52,7 @@ class TrainingState:
         optimizer: with a state dict of tensors and numbers.
         lr_scheduler: the same.
         evaluator: MONAI evaluator whose key metric, larger is better, selects the best epoch; None without validation.
+            A metric of NaN is one of nothing: the epoch counts as one without validation.
         resume: start from ``state_dir/last.pt`` where it exists. On a command line "true" and "false" are texts: they
             are taken as what they say.
         patience: stop after this many validations in a row without a better one; None never stops early.
@@ -49,10 +60,14 @@ class TrainingState:
         trained_only: leave out of ``model_path`` what is still as in the published weights that the network started
             from (:func:`~medsaga.networks.trained_state`); a text as for ``resume``. A network that started from
             others, such as an earlier training's, is saved as a whole.
+        record: what is learnt from, see :func:`~medsaga.data.training_record`; None writes none.
+        settings: values by name that decide the result; None records and compares none.
 
     Raises:
-        ValueError: ``resume`` or ``trained_only`` is neither.
+        ValueError: ``resume`` or ``trained_only`` is neither; as the run starts, when the run to resume has other
+            settings, patients or slices.
         RuntimeError: as the run starts, when the file to resume from is damaged or of another network or optimiser.
+        FloatingPointError: in the run, when loss or weights are not finite.
     """
 
     def __init__(
@@ -67,6 +82,8 @@ class TrainingState:
         patience: int | None = None,
         seed: int = 0,
         trained_only: bool | str = False,
+        record: dict[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.last, self.best = Path(state_dir) / "last.pt", Path(state_dir) / "best.pt"
         self.model_path = Path(model_path)
@@ -77,6 +94,8 @@ class TrainingState:
         self.resume = _is_true("resume", resume)
         self.patience = patience
         self.seed = seed
+        self.record = record
+        self.settings = None if settings is None else plain(settings)
         self.selection = {"best_metric": float("-inf"), "best_epoch": 0, "validated_epoch": 0, "without_better": 0}
         self.logger = logging.getLogger(__name__)
         self.trained_only = _is_true("trained_only", trained_only)
@@ -90,7 +109,9 @@ class TrainingState:
             engine: the trainer.
         """
         engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.STARTED, self.write_split)
         engine.add_event_handler(Events.EPOCH_STARTED, self.seed_epoch)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: check_loss(engine, self._kept(engine)))
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
         engine.add_event_handler(Events.COMPLETED, self.report)
 
@@ -98,13 +119,20 @@ class TrainingState:
         """Seed Python, NumPy and torch with the epoch: what is drawn from them does not depend on earlier epochs."""
         set_determinism(self.seed + engine.state.epoch, use_deterministic_algorithms=None)
 
+    def write_split(self, engine: Engine) -> None:
+        """Write what is learnt from, on the first process alone."""
+        if self.record is not None and _is_first_process():
+            write_json(self.last.parent / "split.json", self.record)
+
     def save(self, engine: Engine) -> None:
         """Select and write, on the first process alone; stop where patience is at its end, on all."""
+        check_weights(engine, self.network.state_dict(), self._kept(engine))
         better = self._select(engine)
-        if not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0:
+        if _is_first_process():
             state = self._state(engine)
             if better:
-                _write(trained_state(self.network) if self.trained_only else state["network"], self.model_path)
+                weights = trained_state(self.network) if self.trained_only else state["network"]
+                _write(with_record(weights, self.record), self.model_path)
                 _write(state, self.best)
             _write(state, self.last)
         self._stop_without_better(engine)
@@ -123,6 +151,9 @@ class TrainingState:
         if validation.epoch != epoch:
             return False
         metric = float(validation.metrics[name])
+        if math.isnan(metric):
+            self.logger.warning(f"Epoch {epoch}: {name} is –, no validation label shows a class. It selects nothing.")
+            return self.selection["validated_epoch"] == 0
         better = metric > self.selection["best_metric"]
         self.selection["validated_epoch"] = epoch
         self.selection["without_better"] = 0 if better else self.selection["without_better"] + 1
@@ -138,7 +169,15 @@ class TrainingState:
             "scaler": engine.scaler.state_dict() if engine.scaler is not None else {},
             "progress": {"epoch": engine.state.epoch, "iteration": engine.state.iteration},
             "selection": dict(self.selection),
+            **({} if self.record is None else {"record": self.record}),
+            **({} if self.settings is None else {"settings": self.settings}),
         }
+
+    def _kept(self, engine: Engine) -> str:
+        done = engine.state.epoch - 1
+        if not done:
+            return "Nothing has been saved."
+        return f"{self.last} holds the state after epoch {done}, and {self.model_path} the weights chosen until then."
 
     def load(self, engine: Engine) -> None:
         """Take up the run that ``last.pt`` holds, if asked to."""
@@ -149,21 +188,34 @@ class TrainingState:
             return
         try:
             state = torch.load(self.last, map_location="cpu", weights_only=True)
+            before = {key: state.get(key) for key in ("settings", "record")}
+        except Exception as err:
+            raise self._cannot_resume(err) from err
+        # first: other settings may also be why the rest does not fit
+        if self.settings is not None:
+            check_settings(before["settings"], self.settings, self.last)
+        if self.record is not None:
+            check_record(before["record"], self.record, self.last)
+        try:
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.lr_scheduler.load_state_dict(state["lr_scheduler"])
             progress, selection, scaler = state["progress"], state["selection"], state["scaler"]
         except Exception as err:  # torch has a dozen kinds for truncated files and foreign content
-            raise RuntimeError(
-                f"Cannot resume from {self.last}: it is damaged, or of another network or optimiser than this config's."
-                f" Resume with the config it was made with, or start anew without resume. ({err})"
-            ) from err
+            raise self._cannot_resume(err) from err
+        self.record = before["record"] or self.record  # with what its first weights had learnt from
         if engine.scaler is not None and scaler:
             engine.scaler.load_state_dict(scaler)
         engine.state.epoch, engine.state.iteration = progress["epoch"], progress["iteration"]
         self.selection = selection
         self.logger.info(f"Resumed after epoch {engine.state.epoch} of {engine.state.max_epochs} from {self.last}.")
         self._stop_without_better(engine)  # it may have stopped already
+
+    def _cannot_resume(self, err: Exception) -> RuntimeError:
+        return RuntimeError(
+            f"Cannot resume from {self.last}: it is damaged, or of another network or optimiser than this config's."
+            f" Resume with the config it was made with, or start anew without resume. ({err})"
+        )
 
     def report(self, engine: Engine) -> None:
         """Say which epoch's weights are served."""
@@ -178,6 +230,10 @@ def _is_true(name: str, value: bool | str) -> bool:
     if str(value).lower() not in ("true", "false"):
         raise ValueError(f"{name} must be true or false, got {value!r}.")
     return str(value).lower() == "true"
+
+
+def _is_first_process() -> bool:
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
 
 
 def _write(content: Any, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -49,7 +50,9 @@ class ValidationPlateauLR(ReduceLROnPlateau):
             super().step(metrics)
 
     def _validated(self, evaluator: Engine) -> None:
-        self.step(float(evaluator.state.metrics[evaluator.state.key_metric_name]))
+        metric = float(evaluator.state.metrics[evaluator.state.key_metric_name])
+        if not math.isnan(metric):  # of nothing: no validation, and no bad one
+            self.step(metric)
 
     def state_dict(self) -> dict[str, Any]:
         """What the schedule has learnt so far."""

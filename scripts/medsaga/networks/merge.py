@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from medsaga.files import replacing
+from medsaga.records import read_record, with_record
 
 from .lora import lora_options, merge_lora
 from .weights import read_state
@@ -21,7 +22,7 @@ __all__ = ["merge_file"]
 
 
 def merge_file(trained: Path, merged: Path) -> None:
-    """Write the merged weights of a checkpoint with LoRA, whole or not at all.
+    """Write the merged weights of a checkpoint with LoRA, whole or not at all, with the record of its training.
 
     Args:
         trained: the checkpoint.
@@ -35,7 +36,7 @@ def merge_file(trained: Path, merged: Path) -> None:
     if not lora_options(state):
         raise ValueError(f"{trained} holds no LoRA: there is nothing to merge, use it as it is")
     with replacing(merged) as temporary:
-        torch.save(merge_lora(state), temporary)
+        torch.save(with_record(merge_lora(state), read_record(trained)), temporary)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pydicom
@@ -12,14 +12,18 @@ import SimpleITK as sitk  # noqa: N813
 from fastapi import HTTPException
 from pydicom.uid import generate_uid
 
+from medsaga.dicom_seg import write_seg
+from medsaga.reading import open_image
+
 from .geometry import at_series, stored_segs, write_label
 from .series import oblique_affine, write_volume
-from .services import upload
+from .services import STORE, upload
 
 pytestmark = pytest.mark.integration
 
 LABELS = {"anterior": 1, "posterior": 2, "right lung": 1, "left lung": 2, "heart": 3}
 VOLUME = {"label_info": [{"name": "anterior", "idx": 1}, {"name": "posterior", "idx": 2}]}
+MOVED = np.array([[0, 0, 0, 1.0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])  # by 1 mm to the right
 LUNGS = {"label_info": [{"name": n, "idx": i} for i, n in enumerate(("right lung", "left lung", "heart"), 1)]}
 
 
@@ -180,12 +184,10 @@ def test_an_xrays_label_is_tied_to_its_pixels(datastore, open_store, cases, name
 
 @pytest.mark.usefixtures("clean")
 def test_segmentations_of_others_are_left_alone(datastore, open_store, cases, tmp_path):
-    from lib.dicom_seg import write_seg
-
-    case = cases["mr"]
-    file = datastore.get_image_uri(case.series.uid)
-    label = sitk.Cast(sitk.ReadImage(file) > 500, sitk.sitkUInt8)
-    write_seg(label, {1: "tumour"}, Path(file.removesuffix(".nii.gz")), tmp_path / "s.dcm", "other")
+    series = cases["mr"].series
+    image = open_image(datastore.get_image_uri(series.uid))
+    label = (image.load() > 500).astype(np.uint8)
+    write_seg(label, image.grid, {1: "tumour"}, series.files, tmp_path / "s.dcm", "other")
     upload([tmp_path / "s.dcm"])
     other = open_store()
     assert other.status()["completed"] == 0
@@ -234,24 +236,63 @@ def test_labels_that_cannot_be_saved_say_why(datastore, cases, tmp_path):
     assert "[2]" in fails(400, save(case.label, {"label_info": [{"name": "anterior", "idx": 1}]}))
     assert "tumour" in fails(422, save((case.label > 0) * 1, {"label_info": [{"name": "tumour", "idx": 1}]}))
     (tmp_path / "l.nii.gz").write_bytes(b"no image")
-    fails(400, datastore.save_label, case.series.uid, str(tmp_path / "l.nii.gz"), "final", dict(VOLUME))
+    words = fails(422, datastore.save_label, case.series.uid, str(tmp_path / "l.nii.gz"), "final", dict(VOLUME))
+    assert case.series.uid in words and str(tmp_path) not in words
+    moved = replace(case.series, affine=case.series.affine + MOVED)
+    label = write_label(tmp_path / "l.nii.gz", case.label, moved)
+    assert "voxels away" in fails(422, datastore.save_label, case.series.uid, label, "final", dict(VOLUME))
     assert stored_segs(case.series.study) == []
 
 
-@pytest.mark.parametrize("fault, words", [("gap", "missing"), ("twice", "one position"), ("scout", "differ")])
-def test_a_series_that_is_no_volume_says_why(dicom, tmp_path, fault, words):
-    voxels = np.random.RandomState(0).randint(0, 1000, (12, 10, 6))
-    series = write_volume(tmp_path, voxels, oblique_affine((1, 1, 2), (0, 0, 0), False), "CT", "X")
-    first = pydicom.dcmread(sorted(series.files)[0])
-    if fault == "gap":
-        middle = sorted(series.files, key=lambda f: float(pydicom.dcmread(f).ImagePositionPatient[2]))[2]
-        middle.unlink()
-    else:
-        first.SOPInstanceUID = generate_uid()
-        if fault == "scout":
-            first.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
-        first.save_as(tmp_path / "more.dcm")
-    assert words in fails(422, dicom.read_series, tmp_path)
+@pytest.fixture
+def one_more(store, cases, tmp_path):
+    """Makes a series of its own in the store, with a fault."""
+    made = []
+
+    def make(fault):
+        voxels = np.random.RandomState(0).randint(0, 1000, (12, 10, 6))
+        series = write_volume(tmp_path, voxels, oblique_affine((1, 1, 2), (0, 0, 0), False), "CT", "X")
+        made.append(series)
+        first = pydicom.dcmread(sorted(series.files)[0])
+        if fault == "gap":
+            middle = sorted(series.files, key=lambda f: float(pydicom.dcmread(f).ImagePositionPatient[2]))[2]
+            series.files.remove(middle)
+        else:
+            first.SOPInstanceUID = first.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+            if fault == "scout":
+                first.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+                first.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+            first.save_as(tmp_path / "more.dcm")
+        upload([*series.files, *([tmp_path / "more.dcm"] if fault != "gap" else [])])
+        return series
+
+    yield make
+    for series in made:
+        query = {"Level": "Study", "Query": {"StudyInstanceUID": series.study}}
+        for study in requests.post(f"{STORE}/tools/find", json=query, timeout=30).json():
+            requests.delete(f"{STORE}/studies/{study}", timeout=30).raise_for_status()
+
+
+@pytest.mark.parametrize("fault, words", [("gap", "missing"), ("twice", "one image at a position")])
+def test_a_series_that_is_no_volume_says_why(open_store, one_more, tmp_path, fault, words):
+    series, datastore = one_more(fault), open_store()
+    detail = fails(422, datastore.get_image_uri, series.uid)
+    assert words in detail and detail.startswith(f"Series {series.uid}: ")
+    assert str(datastore._datastore_path) not in detail
+
+
+def test_a_scout_in_a_series_is_left_out_of_image_and_segmentation(open_store, one_more, tmp_path, caplog):
+    series, datastore = one_more("scout"), open_store()
+    np.testing.assert_array_equal(at_series(datastore.get_image_uri(series.uid), series), series.voxels)
+    assert "left out" in caplog.text
+    label = np.zeros(series.voxels.shape, np.uint8)
+    label[3:6, 2:4, 1:4] = 1
+    file = write_label(tmp_path / "l.nii.gz", label, series)
+    datastore.save_label(series.uid, file, "final", {"label_info": [{"name": "anterior", "idx": 1}]})
+    (seg,) = stored_segs(series.study)
+    assert len(seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence) <= len(series.files)
+    (pair,) = open_store().datalist()
+    np.testing.assert_array_equal(at_series(pair["label"], series), label)
 
 
 def test_an_interrupted_download_is_not_taken_for_a_series(open_store, cases, monkeypatch, dicom):

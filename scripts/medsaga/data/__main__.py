@@ -1,0 +1,104 @@
+"""``python -m medsaga.data check FOLDER``: what is in a folder of images, and what is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+from monai.bundle import ConfigParser
+from tqdm import tqdm
+
+from medsaga.bundle import find_bundle
+from medsaga.failures import root_cause
+from medsaga.files import replacing
+from medsaga.text_table import text_table
+
+from .folder_check import FoundFile, cases_in, check_case, describe_case
+from .found_images import some, walk_images
+from .slice_cache import prepare_cases
+
+_HEADER = ("file", "kind", "size", "spacing (mm)", "plane", "remarks", "wrong")
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        words: its words; those of this process where they are None.
+    """
+    arguments = _parse(words)
+    # what is noticed about a file stands in the table
+    warnings.simplefilter("ignore")
+    for library in ("medsaga", "monai"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    try:
+        found = _with_bundle(arguments) if arguments.bundle else _without_bundle(arguments)
+    except Exception as err:  # MONAI wraps what goes wrong in a config in several of its own
+        cause = root_cause(err)
+        sys.exit(f"{type(cause).__name__}: {cause}")
+    root = Path(arguments.folder)
+    rows = [row._replace(file=_below(root, row.file)) for row in found]
+    print(text_table(_HEADER, rows))
+    if arguments.csv:
+        with replacing(Path(arguments.csv)) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([FoundFile._fields, *found])
+    wrong = sum(bool(row.wrong) for row in found)
+    print(f"\n{len(found)} images and labels, {f'{wrong} of which cannot' if wrong else 'all of which can'} be used.")
+    sys.exit(1 if wrong else 0)
+
+
+def _without_bundle(arguments: argparse.Namespace) -> list[FoundFile]:
+    root = Path(arguments.folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: there is no such folder.")
+    passed_over: list[Path] = []
+    images = [str(path) for path in walk_images(root, set(), passed_over)]
+    if not images:
+        raise FileNotFoundError(f"{root}: there is no image in it or the folders in it.")
+    layout, cases = cases_in(root, images, arguments.label)
+    print(f"{root}: {layout or 'no layout that is known, images one by one'}.")
+    if passed_over:
+        names = some([str(path.relative_to(root)) for path in passed_over])
+        print(f"{len(passed_over)} files of no format that is read: {names}.")
+    print()
+    return [row for case in tqdm(cases, unit="case", leave=False, dynamic_ncols=True) for row in check_case(case)]
+
+
+def _with_bundle(arguments: argparse.Namespace) -> list[FoundFile]:
+    named = Path(arguments.bundle)
+    bundle = named if (named / "configs" / "train.json").is_file() else Path(find_bundle(arguments.bundle))
+    config = ConfigParser()
+    config.read_config(str(bundle / "configs" / "train.json"))
+    config.update({"bundle_root": str(bundle), "dataset_dir": arguments.folder})
+    cases = config.get_parsed_content("datalist")
+    print(f"{arguments.folder}: {len(cases)} cases of bundle {bundle.resolve().name}.\n")
+    settings = [config.get_parsed_content(key) for key in ("preprocessing", "num_classes", "cache_dir", "num_workers")]
+    _, failures = prepare_cases((), cases, *settings)
+    rows = {path: row for case in cases for path, row in describe_case(case).items()}
+    return list({**rows, **{f.file: rows[f.file]._replace(wrong=f.cause) for f in failures}}.values())
+
+
+def _below(root: Path, file: str) -> str:
+    path = Path(file)
+    return str(path.relative_to(root)) if path != root and path.is_relative_to(root) else file
+
+
+def _parse(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m medsaga.data", description="What is in a folder of images, and what is wrong with it."
+    )
+    commands = parser.add_subparsers(required=True)
+    check = commands.add_parser("check", help="read every image and label of a folder, as a training does")
+    check.add_argument("folder", help="searched with the folders in it: DICOM, NIfTI, NRRD, MetaImage, pictures")
+    check.add_argument("--bundle", help="name or folder of a bundle: check its cases by its own preprocessing")
+    check.add_argument("--label", action="store_true", help="all files hold class numbers")
+    check.add_argument("--csv", help="file for the table")
+    return parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    main()

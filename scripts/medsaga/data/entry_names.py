@@ -1,0 +1,103 @@
+"""Names of entries of the slice cache: which case, which preprocessing, and the state of its files."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import numpy as np
+import torch
+
+from medsaga.reading import suffix_of
+from medsaga.reading.dicom import series_files
+
+__all__ = ["describe", "entry_name", "files_of", "recipe"]
+
+# attributes that MONAI's transforms and readers change as they run
+_RUNTIME_STATE = {"R", "filenames", "_tracing"}
+
+# raise it when the content or the layout of an entry changes, or how files are read
+_FORMAT = 2
+
+
+def describe(value: Any) -> Any:
+    """What of a transform determines its result, as JSON: class names and parameters, no addresses or random states."""
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        return np.asarray(value).tolist()
+    if isinstance(value, (list, tuple)):
+        return [describe(v) for v in value]
+    if isinstance(value, (set, frozenset)):  # their order changes from process to process
+        return sorted(repr(v) for v in value)
+    if isinstance(value, dict):
+        return {str(k): describe(v) for k, v in value.items() if k not in _RUNTIME_STATE}
+    if isinstance(value, partial):
+        return ["partial", describe(value.func), describe(value.args), describe(value.keywords)]
+    if isinstance(value, type) or hasattr(value, "__qualname__"):  # a class or function
+        name = f"{value.__module__}.{value.__qualname__}"
+        if not hasattr(value, "__code__"):
+            return name
+        # what it does, too: all lambdas of a config have the same name
+        cells = [describe(cell.cell_contents) for cell in value.__closure__ or ()]
+        return [name, _describe_code(value.__code__), describe(value.__defaults__), cells]
+    name = f"{type(value).__module__}.{type(value).__qualname__}"
+    if hasattr(value, "__dict__"):
+        return [name, describe(vars(value))]
+    # data types, paths, NumPy's numbers
+    return name if " at 0x" in repr(value) else [name, repr(value)]
+
+
+def _describe_code(code: CodeType) -> list:
+    constants = [_describe_code(c) if isinstance(c, CodeType) else describe(c) for c in code.co_consts]
+    return [code.co_code.hex(), constants, list(code.co_names)]
+
+
+def files_of(case: dict) -> list[str]:
+    """Paths of a case's image and, where it has one, its label."""
+    return [str(case[key]) for key in ("image", "label") if key in case]
+
+
+def recipe(preprocessing: Callable, num_classes: int) -> str:
+    """What makes an entry of a case, in a few letters."""
+    return _digest([_FORMAT, describe(preprocessing), num_classes])
+
+
+def entry_name(case: dict, made_by: str) -> str:
+    """Name of a case's entry, ``CASE-RECIPE-STATE``: another file, or another recipe, makes another entry.
+
+    Args:
+        case: with the paths ``image`` and ``label``, or ``image`` alone.
+        made_by: the :func:`recipe`.
+
+    Raises:
+        FileNotFoundError: an image or label is not there.
+    """
+    files = files_of(case)  # the label, too, because an image may come twice, with the labels of two readers
+    return f"{_digest(files)}-{made_by}-{_digest([_state(file) for file in files])}"
+
+
+def _state(path: str) -> list:
+    """Size and time of all that an image is read from: a file, a folder's files, or those of one DICOM series in it."""
+    root = Path(path)
+    if root.is_dir():
+        files = sorted(p for p in root.rglob("*") if p.is_file())
+    elif suffix_of(root) in (".mhd", ".nhdr"):  # headers, whose voxels are beside them
+        files = sorted(root.parent.glob(f"{glob.escape(root.stem)}.*"))
+    elif root.exists():
+        files = [root]
+    else:
+        files = sorted(series_files(root)) if root.parent.is_dir() else []
+    if not files:
+        raise FileNotFoundError(f"{path}: there is no such file or folder.")
+    return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+
+
+def _digest(value: Any, length: int = 16) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:length]

@@ -1,0 +1,93 @@
+"""What a training learns from, as it is written with the run and into the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medsaga.reading import name_without_suffix
+from medsaga.records import learnt_patients, read_record
+
+from .slice_dataset import SliceDataset
+from .splits import patient_of
+
+__all__ = ["record_notes", "training_record"]
+
+
+def training_record(
+    parts: Mapping[str, Sequence[dict]],
+    dataset: SliceDataset,
+    class_names: Sequence[str],
+    seed: int,
+    weights: str | Path | None = None,
+) -> dict[str, Any]:
+    """The record of a training.
+
+    Args:
+        parts: cases by ``train``, ``validation`` and ``test``, see :func:`~medsaga.data.training_parts`.
+        dataset: the training slices; its cases are those of ``parts["train"]`` in the same order.
+        class_names: of all classes, background first.
+        seed: of the run.
+        weights: what the network starts from. Where it is a file of weights with a record, what they have learnt from
+            counts as learnt.
+
+    Returns:
+        plain values: the patients by name as ``train``, ``validation``, ``test`` and ``learnt_before``; ``slices``, for
+        each case {"patient", "case", "slices"}; ``class_names``, ``unseen_classes`` (that no training slice shows),
+        ``empty_labels`` (cases whose label is all background), ``labelled``, ``seed`` and ``warnings``.
+
+    Raises:
+        ValueError: the weights have learnt from patients to validate or test with.
+    """
+    record: dict[str, Any] = {name: sorted({patient_of(c) for c in parts[name]}) for name in ("train", "validation")}
+    record["test"] = sorted({patient_of(case) for case in parts["test"]})
+    before = learnt_patients(read_record(weights)) if _is_file(weights) else set()
+    to_score = {*record["validation"], *record["test"]}
+    if common := to_score & before:
+        raise ValueError(
+            f"{weights}: these weights have learnt from {len(common)} of the {len(to_score)} patients to validate and "
+            "test with. Choose others with --split FILE (that run's split.json), or start from other weights."
+        )
+    shown = dataset.shown_slices()
+    slices = [
+        {"patient": patient_of(case), "case": name_without_suffix(case["image"]), "slices": shown[index]}
+        for index, case in enumerate(parts["train"])
+        if shown[index]
+    ]
+    return {
+        **record,
+        "learnt_before": sorted(before),
+        "slices": slices,
+        "class_names": list(class_names),
+        "unseen_classes": [class_names[index] for index in dataset.unseen_classes()],
+        "empty_labels": [name_without_suffix(parts["train"][index]["image"]) for index in dataset.empty_labels()],
+        "labelled": dataset.labelled,
+        "seed": seed,
+        "warnings": list(dataset.shortages),
+    }
+
+
+def record_notes(model_path: str | Path) -> list[str]:
+    """What a reader of the model's scores has to know of its training, a sentence each, without names of patients.
+
+    Args:
+        model_path: weights that are scored.
+
+    Raises:
+        FileNotFoundError, ValueError: they cannot be read.
+    """
+    record = read_record(model_path)
+    if record is None:
+        return ["The model does not say which patients it has learnt from: nothing shows that these are unseen."]
+    notes = []
+    if record["unseen_classes"]:
+        notes.append(f"The model has never seen: {', '.join(record['unseen_classes'])}.")
+    if record["empty_labels"]:
+        number = len(record["empty_labels"])
+        notes.append(f"Labels of its training that show background only: {number} (split.json names the cases).")
+    return notes + record["warnings"]
+
+
+def _is_file(weights: str | Path | None) -> bool:
+    return weights is not None and Path(weights).expanduser().is_file()

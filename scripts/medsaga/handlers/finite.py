@@ -1,0 +1,80 @@
+"""A training that has left the numbers is stopped, before anything of it is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine
+from monai.handlers import from_engine
+
+__all__ = ["check_loss", "check_weights"]
+
+_loss = from_engine(["loss"], first=True)
+
+_ADVICE = (
+    "Training has diverged, or an image gives no numbers. Try lower rates (lr and encoder_lr, a tenth each), a longer "
+    "warmup_steps, max_norm=1.0, precision=fp32, and look at the images of the training."
+)
+
+
+def check_loss(engine: Engine, kept: str) -> None:
+    """Raise where the iteration's loss is NaN or infinite, on all processes if it is so on one.
+
+    Only the loss counts: a step that a GradScaler skips because gradients overflow is normal.
+
+    Args:
+        engine: trainer, after an iteration (progress and TensorBoard read the loss there, too: a GPU waits once).
+        kept: what is still good, for the message.
+
+    Raises:
+        FloatingPointError: with epoch, iteration and what to try.
+    """
+    loss = float(_loss(engine.state.output))
+    if _on_any_process(not _is_number(loss), engine.state.device):
+        state = engine.state
+        raise FloatingPointError(
+            f"Epoch {state.epoch}, iteration {state.iteration}: the loss is {loss}. {_ADVICE} {kept}"
+        )
+
+
+def check_weights(engine: Engine, state: Mapping[str, Any], kept: str) -> None:
+    """Raise where a weight is NaN or infinite, on all processes if it is so on one.
+
+    Args:
+        engine: trainer.
+        state: the network's state dict; dictionaries in it are looked into.
+        kept: what is still good, for the message.
+
+    Raises:
+        FloatingPointError: with epoch and the first such parameter.
+    """
+    broken = [name for name, value in _tensors(state) if value.is_floating_point() and not value.isfinite().all()]
+    if _on_any_process(bool(broken), engine.state.device):
+        named = f": {broken[0]}" if len(broken) == 1 else f", {broken[0]} and {len(broken) - 1} more" if broken else ""
+        raise FloatingPointError(
+            f"Epoch {engine.state.epoch}: weights are not finite{named}. They are not saved. {_ADVICE} {kept}"
+        )
+
+
+def _is_number(value: float) -> bool:
+    return -torch.inf < value < torch.inf
+
+
+def _tensors(state: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor):
+            yield name, value
+        elif isinstance(value, Mapping):
+            yield from _tensors(value)
+
+
+def _on_any_process(flag: bool, device: torch.device) -> bool:
+    """Whether it is so on one process: all have to stop, or the others wait for it in their next step."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return flag
+    shared = torch.tensor(float(flag), device=device)
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return bool(shared)
