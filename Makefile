@@ -15,7 +15,7 @@ serve: install
 	$(BIN)/python -m monailabel_app.serve
 
 test: install-test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: install-test
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ import torch
 from monai.transforms import Compose, RandFlipd, RandGaussianNoised
 from torch.utils.data import DataLoader
 
-from medsaga.data import EpochSampler, SliceDataset, for_unlabelled, training_record
+from medsaga.data import EpochSampler, SliceDataset, add_test_patients, for_unlabelled, training_record
 from medsaga.transforms import FitSquared
 
 pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodec")
@@ -194,7 +194,8 @@ def test_a_class_counts_only_where_its_slice_is_drawn(with_few_classes, preproce
 def test_a_record_of_a_training_is_what_was_drawn(with_few_classes, preprocessing, tmp_path):
     dataset = SliceDataset(with_few_classes, preprocessing(4), 4, tmp_path, num_slices=9, min_classes=1)
     parts = {"train": with_few_classes, "validation": [], "test": [{"image": "c.nii.gz", "patient": "c"}]}
-    record = training_record(parts, dataset, NAMES, seed=3)
+    record = training_record(parts["train"], parts["validation"], dataset, NAMES, seed=3)
+    add_test_patients(record, parts["test"])
     assert record == json.loads(json.dumps(record))
     assert record["slices"] == [{"patient": "a", "case": "a", "slices": [1, 2, 3]}]
     assert (record["train"], record["validation"], record["test"]) == (["a", "b"], [], ["c"])

@@ -213,7 +213,7 @@ def broken_file(image, label):
     [
         (broken_shape, "label", "they must be equal"),
         (broken_value, "label", "outside the 3 classes"),
-        (broken_file, "image", "cannot be read"),
+        (broken_file, "image", "truncated"),
     ],
 )
 def test_a_broken_case_is_named(phantoms, tmp_path, breaks, culprit, words):

@@ -13,7 +13,7 @@ from .phantoms import write_decathlon_phantoms
 from .sampler import EpochSampler
 from .slice_dataset import SliceDataset
 from .splits import evaluation_parts, split_by_patient, training_parts
-from .training_record import record_notes, training_record
+from .training_record import add_test_patients, record_notes, training_record
 from .unlabelled import for_unlabelled, unlabelled_datalist
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "EpochSampler",
     "LoadChallengeCased",
     "SliceDataset",
+    "add_test_patients",
     "bids_datalist",
     "challenge_datalist",
     "challenge_modality",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,23 @@ from medsaga.records import learnt_patients, read_record
 from .slice_dataset import SliceDataset
 from .splits import patient_of
 
-__all__ = ["record_notes", "training_record"]
+__all__ = ["add_test_patients", "record_notes", "training_record"]
 
 
 def training_record(
-    parts: Mapping[str, Sequence[dict]],
+    train: Sequence[dict],
+    validation: Sequence[dict],
     dataset: SliceDataset,
     class_names: Sequence[str],
     seed: int,
     weights: str | Path | None = None,
 ) -> dict[str, Any]:
-    """The record of a training.
+    """The record of a training, to which :func:`add_test_patients` adds those kept for the test.
 
     Args:
-        parts: cases by ``train``, ``validation`` and ``test``, see :func:`~medsaga.data.training_parts`.
-        dataset: the training slices; its cases are those of ``parts["train"]`` in the same order.
+        train: cases of the training, in the order of the dataset's.
+        validation: cases by which the best epoch is chosen.
+        dataset: the training slices.
         class_names: of all classes, background first.
         seed: of the run.
         weights: what the network starts from. Where it is a file of weights with a record, what they have learnt from
@@ -38,34 +40,55 @@ def training_record(
         ``empty_labels`` (cases whose label is all background), ``labelled``, ``seed`` and ``warnings``.
 
     Raises:
-        ValueError: the weights have learnt from patients to validate or test with.
+        ValueError: the weights have learnt from patients to validate with.
     """
-    record: dict[str, Any] = {name: sorted({patient_of(c) for c in parts[name]}) for name in ("train", "validation")}
-    record["test"] = sorted({patient_of(case) for case in parts["test"]})
-    before = learnt_patients(read_record(weights)) if _is_file(weights) else set()
-    to_score = {*record["validation"], *record["test"]}
-    if common := to_score & before:
-        raise ValueError(
-            f"{weights}: these weights have learnt from {len(common)} of the {len(to_score)} patients to validate and "
-            "test with. Choose others with --split FILE (that run's split.json), or start from other weights."
-        )
+    record: dict[str, Any] = {
+        "train": _patients(train),
+        "validation": _patients(validation),
+        "test": [],
+        "learnt_before": sorted(learnt_patients(read_record(weights))) if _is_file(weights) else [],
+    }
+    _refuse_learnt(record, "validation")
     shown = dataset.shown_slices()
     slices = [
         {"patient": patient_of(case), "case": name_without_suffix(case["image"]), "slices": shown[index]}
-        for index, case in enumerate(parts["train"])
+        for index, case in enumerate(train)
         if shown[index]
     ]
     return {
         **record,
-        "learnt_before": sorted(before),
         "slices": slices,
         "class_names": list(class_names),
         "unseen_classes": [class_names[index] for index in dataset.unseen_classes()],
-        "empty_labels": [name_without_suffix(parts["train"][index]["image"]) for index in dataset.empty_labels()],
+        "empty_labels": [name_without_suffix(train[index]["image"]) for index in dataset.empty_labels()],
         "labelled": dataset.labelled,
         "seed": seed,
         "warnings": list(dataset.shortages),
     }
+
+
+def add_test_patients(record: dict[str, Any], test: Sequence[dict]) -> None:
+    """Write into a record which patients are kept for the test.
+
+    A step of its own, because MONAI Label trains without a data folder, so without a split.
+
+    Raises:
+        ValueError: the weights that the training starts from have learnt from some of them.
+    """
+    record["test"] = _patients(test)
+    _refuse_learnt(record, "test")
+
+
+def _patients(cases: Sequence[dict]) -> list[str]:
+    return sorted({patient_of(case) for case in cases})
+
+
+def _refuse_learnt(record: dict[str, Any], part: str) -> None:
+    if common := set(record[part]) & set(record["learnt_before"]):
+        raise ValueError(
+            f"weights: those that the training starts from have learnt from {len(common)} of the {len(record[part])} "
+            f"{part} patients. Choose others with --split FILE (that run's split.json), or start from other weights."
+        )
 
 
 def record_notes(model_path: str | Path) -> list[str]:
