@@ -93,12 +93,21 @@ class Server:
         raise TimeoutError(f"The training has not ended after {seconds} s:\n{self.tail()}")
 
     def training_processes(self) -> list[psutil.Process]:
-        """The processes of a running training."""
-        return psutil.Process(self.process.pid).children(recursive=True)
+        """The processes of a running training; others, which decode DICOM for instance, stay as long as the server."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        starts = [child for child in children if "monailabel.interfaces.utils.app" in _words(child)]
+        return [process for start in starts for process in (start, *start.children(recursive=True))]
 
     def tail(self, characters: int = 4000) -> str:
         """The end of the log."""
         return self.log.read_text(errors="replace")[-characters:]
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has ended meanwhile
+        return []
 
 
 def small_bundle(folder: Path, name: str = "hippocampus", trained: bool = True, pretrained: bool = True) -> Path:

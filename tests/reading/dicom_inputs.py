@@ -382,7 +382,7 @@ def xray_folder(folder: Path) -> Path:
     return folder
 
 
-@other("two X-rays in a series", r"holds 2 images, name one as .*a\.dcm")
+@other("two X-rays in a series", r"holds 2 images, name one as .*a\.dcm", pixels=64)
 def two_xrays(folder: Path) -> Path:
     for name in "ab":
         make.write_picture(folder / f"{name}.dcm", make.xray_pixels(), uid="1.2.3")

@@ -31,10 +31,6 @@ def main(words: list[str] | None = None) -> None:
         words: its words; those of this process where they are None.
     """
     arguments = _parse(words)
-    # what is noticed about a file stands in the table
-    warnings.simplefilter("ignore")
-    for library in ("medsaga", "monai"):
-        logging.getLogger(library).setLevel(logging.ERROR)
     try:
         found = _with_bundle(arguments) if arguments.bundle else _without_bundle(arguments)
     except Exception as err:  # MONAI wraps what goes wrong in a config in several of its own
@@ -101,4 +97,8 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    # what is noticed about a file stands in the table
+    warnings.simplefilter("ignore")
+    for library in ("medsaga", "monai"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     main()
