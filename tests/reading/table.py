@@ -42,8 +42,9 @@ row and pixels); everything else is the message of the refusal.
 
 
 def _text(outcome: object, folder: str) -> str:
-    text = re.sub(r"^1 of 1 cases failed, listed in \S+:\s*", "", str(outcome))
-    text = re.sub(rf"{re.escape(folder)}/(input|work)/?", "", text).replace("|", "/").replace("\n", " ")
+    text = re.sub(r"^(\d+) of \1 cases failed, listed in \S+:\s*", "", str(outcome))
+    text = re.sub(rf"{re.escape(folder)}/(input|work)(/|: )?", "", text)
+    text = re.sub(r"1\.2\.826(\.\d+)+", "UID", text).replace("|", "/").replace("\n", " ")
     return text if len(text) < 330 else f"{text[:330]} ..."
 
 
