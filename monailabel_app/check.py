@@ -32,6 +32,7 @@ from medsaga.reading.labels import whole_numbers
 
 __all__ = ["ServerCheck", "main"]
 
+_TRAINING = "training starts and stops"  # the step's name
 _TRAINING_STARTS = 180  # seconds within which a training must run
 
 
@@ -50,6 +51,7 @@ class ServerCheck:
 
     Attributes:
         failures: number of failed steps so far.
+        skipped: the steps that were not taken, and why.
     """
 
     def __init__(self, url: str, folder: Path, username: str | None = None, password: str | None = None) -> None:
@@ -57,6 +59,7 @@ class ServerCheck:
         self.folder = folder
         self.username, self.password = username, password
         self.failures = 0
+        self.skipped: dict[str, str] = {}
         self._auth: dict[str, str] = {}
         self._client = MONAILabelClient(self.url, tmpdir=str(folder), client_id="check")
 
@@ -67,7 +70,8 @@ class ServerCheck:
             train: also start a training and stop it.
 
         Returns:
-            exit status, 0 when nothing failed.
+            exit status: 0 when nothing failed, 1 when something did, 2 when nothing did but ``train`` was asked for and
+            could not be tried.
         """
         info: dict[str, Any] = {}
         with self.step("server answers", f"Is it running, and is {self.url} its address? Look into its log.") as say:
@@ -92,12 +96,16 @@ class ServerCheck:
                 phantoms[dimension] = self._phantom(dimension)
             self._segment(name, model, *phantoms[dimension])
         if phantoms:
-            self._store_a_label(*next(iter(phantoms.values())))
+            self._store_a_label(*next(iter(phantoms.values())), next(iter(info["models"])))
         self._next_sample(info)
         if train:
             self._train(info)
-        print("All steps are ok." if not self.failures else f"{self.failures} failed.")
-        return 1 if self.failures else 0
+        if self.failures:
+            print(f"{self.failures} failed.")
+            return 1
+        reasons = "; ".join(f"{step}: {reason}" for step, reason in self.skipped.items())
+        print(f"Nothing failed, but not all was tried. Skipped: {reasons}." if reasons else "All steps are ok.")
+        return 2 if _TRAINING in self.skipped else 0
 
     @property
     def client(self) -> MONAILabelClient:
@@ -123,6 +131,7 @@ class ServerCheck:
             yield notes.append
         except Skipped as reason:
             outcome, notes = "skipped", [str(reason)]
+            self.skipped[name] = str(reason)
         except Exception as err:
             self.failures += 1
             outcome, notes = "failed", [_reason(err), remedy]
@@ -170,7 +179,7 @@ class ServerCheck:
             finally:
                 self.client.remove_session(session)
 
-    def _store_a_label(self, image: Path, label: np.ndarray) -> None:
+    def _store_a_label(self, image: Path, label: np.ndarray, model: str) -> None:
         image_id = f"medsaga-check-{uuid.uuid4().hex[:12]}"
         remedy = "Can the server write to its studies folder, and is there space on its disk?"
         with self.step("stores and returns a label", remedy) as say:
@@ -187,7 +196,8 @@ class ServerCheck:
                 else:
                     file = self.folder / "label.png"
                     Image.fromarray((label > 0).astype(np.uint8).T).save(file)
-                self.client.save_label(image_id, str(file), tag="final")
+                bundle = model.removesuffix("_prompt")  # whose classes the values are
+                self.client.save_label(image_id, str(file), tag="final", params={"model": bundle})
                 fetched = _values(self.client.download_label(image_id, "final"))
                 if not np.array_equal(fetched, label > 0):
                     raise ValueError("the label that came back differs from the one that was stored")
@@ -210,11 +220,11 @@ class ServerCheck:
 
     def _train(self, info: dict[str, Any]) -> None:
         remedy = "See the server's log; a training needs at least one label in use."
-        with self.step("training starts and stops", remedy) as say:
+        with self.step(_TRAINING, remedy) as say:
             if self.client.train_status(check_if_running=True):
                 raise ValueError("a training is running; it is left alone, try again when it has ended")
             if not info["datastore"]["completed"]:
-                raise Skipped("no image has a label yet")
+                raise Skipped("no image has a label yet, so there is nothing to train on; save one and check again")
             model = next(iter(info["trainers"]))
             self.client.train_start(model, {})
             try:
@@ -268,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command.
 
     Returns:
-        exit status, 0 when nothing failed.
+        exit status: 0 when nothing failed, 1 when something did, 2 when nothing did but training could not be tried.
     """
     parser = argparse.ArgumentParser(prog="python -m monailabel_app.check", description=__doc__.splitlines()[0])
     parser.add_argument("url", help="address of the server, e.g. http://127.0.0.1:8000")

@@ -15,16 +15,21 @@ from dicomweb_client.session_utils import create_session_from_user_pass
 from fastapi import HTTPException
 from lib.auth import accept_signed_tokens
 from lib.cpu import CPU_ENVIRONMENT
-from lib.datastore import CheckedDatastore
-from lib.dicom import DicomDatastore, search_filter
+from lib.endpoints import check_requests
+from lib.gate import guard
 from lib.infers import AutomaticTask, PromptedTask
+from lib.logs import keep_persons_out
 from lib.names import chosen
-from lib.ohif import add_submit_button
+from lib.ohif import serve_ohif
 from lib.scoring import DiceScore, HausdorffScore, score_submission
 from lib.served_model import ServedModel, find_bundles, mark_request
 from lib.sessions import SafeSessions, remove_left_uploads
+from lib.start import refuse_workers, started, warn_if_open
+from lib.stores import DicomStore, FolderStore, search_filter
 from lib.strategies import build_strategies, start_background_scoring
 from lib.trainers import RetrainTask
+from lib.trainers.starting import refuse_without_labels
+from lib.uploads import take_model
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX
 from monailabel.endpoints import infer
@@ -49,8 +54,8 @@ for key, value in CPU_ENVIRONMENT.items():
 os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)
 
 
-add_submit_button()
 accept_signed_tokens()
+keep_persons_out()
 
 
 class MedsagaApp(MONAILabelApp):
@@ -88,7 +93,7 @@ class MedsagaApp(MONAILabelApp):
     def init_datastore(self) -> Datastore:
         if self.studies.startswith(("http://", "https://")):
             return super().init_datastore()
-        return CheckedDatastore(
+        return FolderStore(
             self.studies,
             models=self.models,
             extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
@@ -106,13 +111,13 @@ class MedsagaApp(MONAILabelApp):
             wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
             stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
         )
-        return DicomDatastore(
+        return DicomStore(
             client=client,
             search_filter=search_filter(),
+            models=self.models,
             cache_path=settings.MONAI_LABEL_DICOMWEB_CACHE_PATH.strip() or None,
             fetch_by_frame=settings.MONAI_LABEL_DICOMWEB_FETCH_BY_FRAME,
             convert_to_nifti=settings.MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI,
-            labels={name: index for model in self.models.values() for name, index in model.labels.items()},
         )
 
     def init_infers(self) -> dict[str, InferTask]:
@@ -128,7 +133,7 @@ class MedsagaApp(MONAILabelApp):
         return {name: RetrainTask(model) for name, model in self.models.items()}
 
     def init_strategies(self) -> dict[str, Strategy]:
-        return build_strategies(self.models, self._private_dir)
+        return build_strategies(self.models, self._datastore.private)
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         return {"dice": DiceScore(self.models), "hd95": HausdorffScore(self.models)}
@@ -138,24 +143,28 @@ class MedsagaApp(MONAILabelApp):
 
     def on_init_complete(self) -> None:
         """The server, and no training process, has started."""
+        start = started()
+        refuse_workers(start)
+        warn_if_open(start)
         # uploads and results lie here until they are answered: a folder that holds nothing else, so that a request can
         # name no other file of this machine
         self._uploads = tempfile.TemporaryDirectory(prefix="medsaga-")
         tempfile.tempdir = self._uploads.name
         super().on_init_complete()
-        if isinstance(self._datastore, DicomDatastore):
-            infer.nifti_to_dicom_seg = self._datastore.proposal_as_seg
+        refuse_without_labels(self)
+        infer.nifti_to_dicom_seg = self._datastore.proposal_as_seg
         mark_request()  # whoever has started it will use it now
+        from monailabel.app import app  # the server's own, which processes of trainings have not
+
+        check_requests(self, lambda name, file: take_model(self._trainers, self.datastore(), name, file))
+        serve_ohif(start.root_path)
+        guard(app, start.host)
         start_background_scoring(self._strategies, self.datastore())
 
     def cleanup_sessions(self) -> None:
         """Called every five minutes."""
         super().cleanup_sessions()
         remove_left_uploads(self._uploads.name)
-
-    @property
-    def _private_dir(self) -> Path:
-        return Path(self._datastore._datastore_path) / ".medsaga"
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
@@ -183,7 +192,9 @@ class MedsagaApp(MONAILabelApp):
             raise
         except Exception as err:
             logger.exception("%s on %s", request["model"], image_id)
-            raise HTTPException(422, f"{request['model']} cannot segment {image_id}. {root_cause(err)}") from err
+            name = "the uploaded image" if uploaded else image_id
+            cause = str(root_cause(err)).replace(path, name)
+            raise HTTPException(422, f"{request['model']} cannot segment {name}. {cause}") from err
 
         answer = {"label": written, "tag": DefaultLabelTag.ORIGINAL, "file": written, "params": result}
         wanted = bool(request.get("save_label"))
@@ -207,6 +218,12 @@ class MedsagaApp(MONAILabelApp):
         if tempfile.tempdir:
             roots.append(Path(tempfile.tempdir))
         return path.is_absolute() and any(root.resolve() in path.resolve().parents for root in roots)
+
+    def model_file(self, model: str, validate: bool = True) -> str | None:
+        """Path of the weights that a model or prompted model is served from; None without any."""
+        task = self._infers.get(model)
+        path = task.model.models_dir / "model.pt" if task else None
+        return str(path) if path and (path.is_file() or not validate) else None
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         _known(self._infers, request.get("model"), "model")
@@ -236,8 +253,8 @@ class MedsagaApp(MONAILabelApp):
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
         super().on_save_label(image_id, label_id)
         datastore = self.datastore()
-        report = datastore.last_save() if isinstance(datastore, CheckedDatastore) else {}
-        if report.get("tag", DefaultLabelTag.FINAL.value) == DefaultLabelTag.FINAL.value:
+        report = datastore.last_save()
+        if report["tag"] == DefaultLabelTag.FINAL.value:
             threading.Thread(
                 target=score_submission, args=(datastore, image_id, self.models), name="score", daemon=True
             ).start()

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException
+from pydantic import ValidationError
 
 from medsaga.reading import ReadingError
 
-__all__ = ["chosen", "plain_name", "refusing"]
+__all__ = ["chosen", "field_error", "plain_name", "refusing"]
 
 _LONGEST = 200  # bytes; file systems take 255, and suffixes and times are added
 
@@ -65,3 +66,10 @@ def refusing(path: str | Path, name: str) -> Iterator[None]:
         yield
     except ReadingError as err:
         raise HTTPException(422, str(err).replace(str(path), name)) from err
+
+
+def field_error(err: ValidationError) -> str:
+    """What is wrong with the first field that pydantic refuses, by its name."""
+    first = err.errors(include_url=False, include_context=False)[0]
+    where = ".".join(str(part)[:40] for part in first["loc"])
+    return f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}"

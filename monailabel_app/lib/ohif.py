@@ -1,34 +1,48 @@
-"""OHIF as MONAI Label ships it, with the button that it lacks: to submit the label that is drawn."""
+"""OHIF as MONAI Label ships it, at the path that a reverse proxy gives it, and with a button to submit a label."""
 
 from __future__ import annotations
 
+import functools
+import re
 from pathlib import Path
 
 from fastapi.responses import FileResponse, Response
 from monailabel.endpoints import ohif
+from monailabel.utils.others.generic import get_mime_type
 
-__all__ = ["add_submit_button"]
+__all__ = ["serve_ohif"]
 
-_SCRIPT = Path(__file__).with_name("ohif_submit.js")
+_FOLDER = Path(ohif.__file__).parent / "static" / "ohif"
+_ADDED = Path(__file__).with_name("ohif_submit.js")
 _CONFIG = "app-config.js"  # the one script of OHIF's page that is meant to be a site's own
+_PAGE = "index.html"
+_PLAIN = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
+_TYPES = {".js": "text/javascript", ".html": "text/html", ".css": "text/css", ".json": "application/json"}
 
 
-def add_submit_button() -> None:
-    """From now on ``/ohif`` is served with the button; files of MONAI Label are not changed."""
-    original = ohif.get_ohif
-    if getattr(original, "has_submit_button", False):
-        return
+def serve_ohif(root_path: str = "") -> None:
+    """From now on ``/ohif`` is served with the button; files of MONAI Label are not changed.
+
+    Args:
+        root_path: what a reverse proxy has before the server's own paths, ``/label``; OHIF's files name their own
+            addresses, from the root.
+    """
 
     def get_ohif(path: str) -> Response:
-        answer = original(path)
-        if path != _CONFIG or not isinstance(answer, FileResponse):
-            return answer
+        # OHIF has addresses of its own for studies and modes, which are all its one page
+        name = path if _PLAIN.fullmatch(path) and ".." not in path and (_FOLDER / path).is_file() else _PAGE
+        file = _FOLDER / name
+        if name != _CONFIG and (not root_path or file.suffix not in _TYPES):
+            return FileResponse(file, media_type=get_mime_type(str(file)))
         # not to be kept by browsers: an update of this app must reach them
-        return Response(
-            Path(answer.path).read_text() + "\n" + _SCRIPT.read_text(),
-            media_type="text/javascript",
-            headers={"Cache-Control": "no-cache"},
-        )
+        return Response(_text(name, root_path), media_type=_TYPES[file.suffix], headers={"Cache-Control": "no-cache"})
 
-    get_ohif.has_submit_button = True
     ohif.get_ohif = get_ohif
+
+
+@functools.lru_cache(maxsize=256)
+def _text(name: str, root_path: str) -> str:
+    text = (_FOLDER / name).read_text()
+    if name == _CONFIG:
+        text += "\n" + _ADDED.read_text()
+    return re.sub(r"(?<=[\"'=])/(ohif|proxy)/", rf"{root_path}/\1/", text) if root_path else text

@@ -1,6 +1,11 @@
-// Appended to OHIF's app-config.js (lib/ohif.py): a button in MONAI Label's panel that submits the label as it is drawn.
-// OHIF's own panel can ask for segmentations and train on labels, but has nothing to save one with.
+// Appended to OHIF's app-config.js (lib/ohif.py): the address of the server, and a button in MONAI Label's panel that
+// submits the label as it is drawn. OHIF's own panel can ask for segmentations and train on labels, but has nothing to
+// save one with.
 (() => {
+  // The panel reads its server's address from this cookie, and else takes port 8000 of this host.
+  const server = location.origin + window.config.routerBasename.replace(/ohif\/$/, '');
+  document.cookie = `MONAILABEL_SERVER_URL=${server}; SameSite=Strict`;
+
   const BUTTON = 'medsagaSubmit';
   const say = (message, type) =>
     window.services.uiNotificationService.show({ title: 'MONAI Label', message, type, duration: 6000 });
@@ -12,11 +17,11 @@
     if (!values.some(value => value)) return say('Nothing is segmented yet', 'warning');
     const { viewports, activeViewportId } = viewportGridService.getState();
     const shown = displaySetService.getDisplaySetByUID(viewports.get(activeViewportId).displaySetInstanceUIDs[0]);
-    // value n is the n-th name
+    // each segment with its value in the mask
     const { segments } = segmentationService.getSegmentation('1');
     const names = Object.keys(segments).map(Number).sort((a, b) => a - b);
     const form = new FormData();
-    form.append('params', JSON.stringify({ label_info: names.map(n => ({ name: segments[n].label, idx: n })) }));
+    form.append('params', JSON.stringify({ label_info: names.map(n => ({ name: segments[n].label, segmentIndex: n })) }));
     form.append('label', new Blob([values]), 'label.bin');
     const url = new URL('datastore/label', document.getElementById('monailabelServerURL').value);
     url.searchParams.append('image', shown.SeriesInstanceUID);

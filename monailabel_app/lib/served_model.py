@@ -17,6 +17,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
+from lib.literals import literal
 from medsaga.bundle.errors import root_cause
 from medsaga.inferers import EmbeddingCache
 from medsaga.networks import SamSegmenter, load_weights
@@ -81,7 +82,8 @@ class ServedModel:
         embedding_cache_bytes: bound on the embeddings of slices kept in memory.
 
     Raises:
-        ValueError: ``inference.json`` does not say by ``plane`` whether its images are volumes.
+        ValueError: ``inference.json`` does not say by ``plane`` whether its images are volumes, or the folder's name
+            would mean something to MONAI's configs.
 
     Attributes:
         name: the folder's name, under which clients see the model.
@@ -104,7 +106,7 @@ class ServedModel:
                 f"{config}: it has no key plane; it must be auto for volumes, null for 2-D images, as in the bundles "
                 "of this repository."
             )
-        self.config["bundle_root"] = str(self.path)
+        self.config["bundle_root"] = literal(str(self.path), f"{self.name}: its folder")
         self.metadata = json.loads((self.path / "configs" / "metadata.json").read_text())
         channels = self.metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
         self.labels = {name: int(index) for index, name in channels.items() if int(index) > 0}

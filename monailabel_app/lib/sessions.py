@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import lzma
 import os
 import re
 import shutil
@@ -12,6 +13,8 @@ import tempfile
 import time
 import uuid
 import zipfile
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from fastapi import HTTPException
@@ -22,6 +25,11 @@ from medsaga.reading import max_image_bytes
 __all__ = ["SafeSessions", "remove_left_uploads"]
 
 logger = logging.getLogger(__name__)
+
+
+def max_files() -> int:
+    """Most files of an archive: ``MEDSAGA_MAX_FILES``, 10000 by default."""
+    return int(os.environ.get("MEDSAGA_MAX_FILES", "10000"))
 
 
 class SafeSessions(Sessions):
@@ -83,7 +91,7 @@ class SafeSessions(Sessions):
 
         Args:
             data_file: moved into the session.
-            expiry: seconds without access after which it is removed, the server's limit for 0.
+            expiry: seconds without access after which it is removed; at most the server's limit, which 0 stands for.
             uncompress: the file is a zip or tar archive of one image's files.
             session_id: a UUID, a new one unless given.
 
@@ -95,6 +103,7 @@ class SafeSessions(Sessions):
                 an archive that cannot be unpacked.
         """
         session_id = _checked(session_id) if session_id else str(uuid.uuid4())
+        expiry = min(max(expiry, 0), self.expiry)
         source = Path(data_file)
         if not data_file or not source.exists():
             raise HTTPException(422, "No file was uploaded for the session.")
@@ -159,20 +168,26 @@ def _unpack(archive: Path, folder: Path) -> None:
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as file:
-                _check_size(archive, sum(member.file_size for member in file.infolist()))
+                _check_members(archive, (member.file_size for member in file.infolist()))
             shutil.unpack_archive(archive, folder, "zip")
         else:
             with tarfile.open(archive) as file:
-                _check_size(archive, sum(member.size for member in file.getmembers()))
+                # one after the other: what follows a member that is too large is not even read
+                _check_members(archive, (member.size for member in file))
                 file.extractall(folder, filter="data")
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError) as err:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError) as err:
         raise HTTPException(422, f"{archive.name} cannot be unpacked as zip or tar: {err}.") from err
+    except (NotImplementedError, RuntimeError) as err:  # another compression, or a password
+        raise HTTPException(422, f"{archive.name} cannot be unpacked: {err}.") from err
 
 
-def _check_size(archive: Path, size: int) -> None:
-    if size > max_image_bytes():
-        raise HTTPException(
-            413,
-            f"{archive.name}: {size / 1e9:.1f} GB unpacked, more than {max_image_bytes() / 1e9:g} GB "
-            "(MEDSAGA_MAX_IMAGE_GB).",
-        )
+def _check_members(archive: Path, sizes: Iterable[int]) -> None:
+    total = 0
+    for number, size in enumerate(sizes, 1):
+        total += size
+        if total > max_image_bytes():
+            raise HTTPException(
+                413, f"{archive.name} holds more than {max_image_bytes() / 1e9:g} GB (MEDSAGA_MAX_IMAGE_GB)."
+            )
+        if number > max_files():
+            raise HTTPException(413, f"{archive.name} holds more than {max_files()} files (MEDSAGA_MAX_FILES).")

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,6 +153,7 @@ def serve(
     studies: Path | None = None,
     conf: dict[str, str] | None = None,
     environment: dict[str, str] | None = None,
+    words: Sequence[str] = (),
 ) -> Iterator[Server]:
     """Start a server and stop it with all its processes.
 
@@ -163,6 +164,7 @@ def serve(
         studies: another folder than ``folder/studies`` for them.
         conf: further ``--conf``.
         environment: further environment variables.
+        words: further words of the command.
 
     Raises:
         RuntimeError: with the end of the log, when it does not answer within three minutes.
@@ -181,10 +183,10 @@ def serve(
         if not (app / part).exists():
             (app / part).symlink_to(ROOT / "monailabel_app" / part)
     port = _free_port()
-    words = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies)]
-    words += ["--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies)]
+    command += ["--host", "127.0.0.1", "--port", str(port), *words]
     for key, value in {"models": str(bundle), **(conf or {})}.items():
-        words += ["--conf", key, value]
+        command += ["--conf", key, value]
     settings = {
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
         "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),
@@ -195,7 +197,7 @@ def serve(
     log = folder / "server.log"
     with open(log, "a") as output:
         process = subprocess.Popen(
-            words, stdout=output, stderr=subprocess.STDOUT, cwd=folder, env={**os.environ, **settings}
+            command, stdout=output, stderr=subprocess.STDOUT, cwd=folder, env={**os.environ, **settings}
         )
     server = Server(
         f"http://127.0.0.1:{port}", studies, phantoms / "labelsTr", bundle, log, process, environment=settings

@@ -10,11 +10,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from lib.datastore import CheckedDatastore
 from lib.served_model import ServedModel
-from lib.trainers import RetrainTask, retrain
+from lib.stores import FolderStore
+from lib.trainers import RetrainTask, comparing, retrain
 from lib.trainers.few_shot import few_shot_settings
-from lib.trainers.retrain import _verdict
 from lib.versions import Versions
 
 from medsaga.data import write_decathlon_phantoms
@@ -41,13 +40,13 @@ def labelled(tmp_path, task):
     phantoms = write_decathlon_phantoms(tmp_path / "phantoms", cases=5, shape=(20, 24, 6))
     studies = tmp_path / "studies"
     shutil.copytree(phantoms / "imagesTr", studies)
-    store = CheckedDatastore(str(studies), models={task.model.name: task.model}, extensions=("*.nii.gz",))
+    store = FolderStore(str(studies), models={task.model.name: task.model}, extensions=("*.nii.gz",))
     for file in sorted((phantoms / "labelsTr").iterdir()):
         store.save_label(file.name.removesuffix(".nii.gz"), str(file), "final", {})
     return store
 
 
-def only(store: CheckedDatastore, *images: str) -> CheckedDatastore:
+def only(store: FolderStore, *images: str) -> FolderStore:
     """Leave the labels of these images alone."""
     for image in store.get_labeled_images():
         if image not in images:
@@ -55,7 +54,7 @@ def only(store: CheckedDatastore, *images: str) -> CheckedDatastore:
     return store
 
 
-def label_again(store: CheckedDatastore, image: str) -> None:
+def label_again(store: FolderStore, image: str) -> None:
     """Submit the true label of an image."""
     label = f"{store._datastore_path}/../phantoms/labelsTr/{image}.nii.gz"
     store.save_label(image, label, "final", {})
@@ -210,7 +209,7 @@ def test_never_enough_memory(task, labelled, monkeypatch):
     ],
 )
 def test_only_what_is_not_worse_is_served(score, served_score, replaces, serve):
-    verdict, why = _verdict(score, served_score, replaces)
+    verdict, why = comparing.verdict(score, served_score, replaces)
     assert verdict == serve and why
 
 

@@ -11,9 +11,9 @@ from scipy.spatial.distance import cdist
 
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install medsaga[label])")
 
-from lib.datastore import CheckedDatastore
 from lib.scoring import DiceScore, HausdorffScore, compare_labels, score_submission
 from lib.served_model import ServedModel
+from lib.stores import FolderStore
 
 from ..integration.bundles import ROOT
 
@@ -113,7 +113,7 @@ def models():
 
 @pytest.fixture
 def store(tmp_path, models):
-    store = CheckedDatastore(str(tmp_path / "studies"), models=models)
+    store = FolderStore(str(tmp_path / "studies"), models=models)
     image = tmp_path / "image.nii.gz"
     nib.save(nib.Nifti1Image(np.random.RandomState(0).rand(20, 22, 12).astype(np.float32), AFFINE), image)
     for name in ("first", "second"):
@@ -128,11 +128,11 @@ def propose(store, tmp_path, image="first", version="model.pt@170000000000000000
 
 def submit(store, tmp_path, image="first"):
     path = write(tmp_path / "label.nii.gz", LABEL)
-    store.save_label(image, str(path), "final", {"client_id": "ann"})
+    store.save_label(image, str(path), "final", {"client_id": "ann", "model": "hippocampus"})
 
 
 def scores_file(store):
-    return store.private / "scores.jsonl"
+    return store.private.scores
 
 
 def test_a_submission_is_scored_and_recorded(store, tmp_path, models):

@@ -25,6 +25,7 @@ pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip inst
 
 from fastapi import HTTPException
 from lib.served_model import ServedModel
+from lib.stores import Private
 from lib.strategies import background, build_strategies, image_scores, start_background_scoring
 from lib.strategies.holds import HOLD_SECONDS
 from monailabel.config import settings
@@ -87,11 +88,12 @@ class Site:
 
     def restart(self):
         models = {"hippocampus": ServedModel(self.bundle)}
-        scores = self.scores = self.studies / ".medsaga"
+        self.scores = self.studies / ".medsaga"
+        private = Private(self.studies)
 
         class App(MONAILabelApp):
             def init_strategies(self):
-                return build_strategies(models, scores)
+                return build_strategies(models, private)
 
         self.app = App("test", str(self.studies), {})
         apps[f"test{self.studies}"] = self.app
@@ -397,7 +399,7 @@ def test_of_a_large_store_a_part_competes(site, monkeypatch):
 
 def test_a_process_that_trains_computes_and_writes_nothing(site):
     threads = threading.active_count()
-    build_strategies({"hippocampus": site.model}, site.scores)
+    build_strategies({"hippocampus": site.model}, Private(site.studies))
     assert threading.active_count() == threads
     assert not site.scores.exists()
 

@@ -14,9 +14,9 @@ import nibabel as nib
 import numpy as np
 import torch
 from fastapi import HTTPException
-from lib.dicom import write_series
 from lib.infers import AutomaticTask
 from lib.served_model import ServedModel
+from lib.stores import write_series
 from PIL import Image
 
 from medsaga.bundle.errors import root_cause

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 
 from lib.scoring.compare import compare_labels
 from lib.scoring.submission import proposal_and_label
 from lib.served_model import ServedModel
+from lib.stores import FolderStore
 
 __all__ = ["DiceScore", "HausdorffScore"]
 
@@ -32,7 +32,7 @@ class _ProposalScore(ScoringMethod):
         super().__init__(description)
         self.models = models
 
-    def __call__(self, request: dict[str, Any], datastore: LocalDatastore) -> dict[str, dict[str, float | None]]:
+    def __call__(self, request: dict[str, Any], datastore: FolderStore) -> dict[str, dict[str, float | None]]:
         """
         Returns:
             the measure by class name, by image.

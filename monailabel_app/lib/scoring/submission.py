@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 from monailabel.datastore.local import LocalDatastore
@@ -16,10 +15,9 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 
 from lib.scoring.compare import compare_labels
 from lib.served_model import ServedModel
+from lib.stores import FolderStore
 
-__all__ = ["SCORES_FILE", "Pair", "proposal_and_label", "score_submission"]
-
-SCORES_FILE = Path(".medsaga") / "scores.jsonl"  # in the studies folder
+__all__ = ["Pair", "proposal_and_label", "score_submission"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +32,7 @@ class Pair:
 
 
 def proposal_and_label(
-    datastore: LocalDatastore,
+    datastore: FolderStore,
     image_id: str,
     models: Mapping[str, ServedModel],
     proposal_tag: str = DefaultLabelTag.ORIGINAL.value,
@@ -58,9 +56,7 @@ def proposal_and_label(
     return Pair(model, files, infos) if all(os.path.isfile(file) for file in files) else None
 
 
-def score_submission(
-    datastore: LocalDatastore, image_id: str, models: Mapping[str, ServedModel]
-) -> dict[str, Any] | None:
+def score_submission(datastore: FolderStore, image_id: str, models: Mapping[str, ServedModel]) -> dict[str, Any] | None:
     """Score the proposal for an image against the label just submitted; does nothing where there was no proposal.
 
     Called in a thread of its own, so that annotators do not wait; what goes wrong is logged.
@@ -89,9 +85,7 @@ def score_submission(
             "seen": label.get("first_saved", float("inf")) < proposal.get("ts", 0),
             **compare_labels(*pair.files, pair.model.labels),
         }
-        file = Path(datastore._datastore_path) / SCORES_FILE
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with open(file, "a") as scores:
+        with open(datastore.private.scores, "a") as scores:
             scores.write(json.dumps(line) + "\n")
         datastore.update_image_info(image_id, {"scores": line})
     except Exception:

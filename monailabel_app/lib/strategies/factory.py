@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from lib.served_model import ServedModel
+from lib.stores import Private
 from lib.strategies.background import BackgroundScoring
 from lib.strategies.image_scores import ImageScores
 from lib.strategies.tasks import (
@@ -23,14 +23,14 @@ from medsaga.active_learning import k_centre, k_medoids
 __all__ = ["build_strategies", "start_background_scoring"]
 
 
-def build_strategies(models: Mapping[str, ServedModel], store_dir: Path) -> dict[str, Strategy]:
+def build_strategies(models: Mapping[str, ServedModel], private: Private) -> dict[str, Strategy]:
     """All strategies by the names that clients see.
 
     Args:
         models: by name; the first is the one by which images are chosen unless a request names another.
-        store_dir: folder for scores, made when there are any.
+        private: where scores are kept.
     """
-    background = BackgroundScoring({name: ImageScores(model, store_dir / name) for name, model in models.items()})
+    background = BackgroundScoring({name: ImageScores(model, private) for name, model in models.items()})
     strategies = [
         RandomStrategy(),
         FirstStrategy(),

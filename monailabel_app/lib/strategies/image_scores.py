@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore
 
 from lib.served_model import COMPUTING, ServedModel
+from lib.stores import Private
 from lib.strategies.score_store import ScoreStore
 from medsaga.active_learning import disagreement, image_embedding, mean_entropy
 from medsaga.bundle.errors import root_cause
@@ -47,12 +48,12 @@ class ImageScores:
 
     Args:
         model: the bundle.
-        folder: for the scores.
+        private: where scores are kept.
     """
 
-    def __init__(self, model: ServedModel, folder: Path) -> None:
+    def __init__(self, model: ServedModel, private: Private) -> None:
         self.model = model
-        self.store = ScoreStore(folder)
+        self.store = ScoreStore(partial(private.image_scores, model.name))
         self._failed: set[tuple[str, str, str]] = set()  # image, kind, version
         self._unusable: set[tuple[str, str]] = set()  # kind, version
         self._published: SamSegmenter | None = None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from lib.served_model import image_key
 from medsaga.files import write_json
@@ -23,11 +23,11 @@ class ScoreStore:
     A value is forgotten when the image's file changes. Safe to use from several threads.
 
     Args:
-        folder: made when the first value is put in.
+        path: of an image's file; its folder is made when the first value is put in.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, path: Callable[[str], Path]) -> None:
+        self._path = path
         self._entries: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
 
@@ -60,9 +60,6 @@ class ScoreStore:
             scores = {**scores, kind: {"version": version, "value": value}}
             self._entries[image] = {"path": str(path), "file": file, "scores": scores}
             write_json(self._path(image), self._entries[image])
-
-    def _path(self, image: str) -> Path:
-        return self.folder / f"{quote(image, safe='')}.json"
 
     def _entry(self, image: str) -> dict[str, Any]:
         if image not in self._entries:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import gc
 import logging
-import math
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
-from monai.engines import SupervisedEvaluator
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.tasks.train.bundle import BundleTrainTask
 from monailabel.utils.others.generic import device_list, name_to_device, strtobool
 
+from lib.literals import literals
 from lib.names import chosen
 from lib.served_model import ServedModel
+from lib.trainers.comparing import score_of, verdict
 from lib.trainers.few_shot import FewShot, few_shot_settings, hold_back
 from lib.trainers.stats import StatsFile, read_stats
 from lib.versions import Version, Versions
@@ -66,6 +66,12 @@ class RetrainTask(BundleTrainTask):
     def stats(self) -> dict[str, Any]:
         return read_stats(self.work_dir / "stats.json")
 
+    def labelled(self, datastore: Datastore) -> list[str]:
+        """Images whose final label is of this model's classes, as far as the label's information says."""
+        name, images = self.model.name, datastore.get_labeled_images()
+        infos = {image: datastore.get_label_info(image, DefaultLabelTag.FINAL) or {} for image in images}
+        return [image for image, info in infos.items() if name in info.get("models", [name])]
+
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """
         Returns:
@@ -77,11 +83,11 @@ class RetrainTask(BundleTrainTask):
         """
         request = {**self.config(), **request}
         device = name_to_device(chosen(request, "device"))
-        overrides = self._overrides(device, strtobool(request["pretrained"]))
-        cases = self._usable(self._fetch_datalist(request, datastore), overrides)
+        overrides = self.overrides(device, strtobool(request["pretrained"]))
+        cases = self.usable(self._fetch_datalist(request, datastore), overrides)
         versions = Versions(self.model.models_dir)
         served = versions.served()
-        learnt = self._learnt(cases, served, overrides.get("weights", self.bundle_config["weights"]))
+        learnt = self.learnt(cases, served, overrides.get("weights", self.bundle_config["weights"]))
         settings = few_shot_settings(len(cases), replaces=self.model.trained, goes_on="weights" in overrides)
         held_back = hold_back(list(cases), settings.held_back, learnt, served.held_back if served else [])
         train = [case for name, case in cases.items() if name not in held_back]
@@ -104,7 +110,7 @@ class RetrainTask(BundleTrainTask):
             logger.warning("%s: not enough GPU memory with %s, trying less", self.model.name, leaner or "its settings")
         raise failure
 
-    def _overrides(self, device: str, from_served: bool) -> dict[str, Any]:
+    def overrides(self, device: str, from_served: bool) -> dict[str, Any]:
         """What differs from the bundle's own training."""
         overrides: dict[str, Any] = {
             "bundle_root": str(self.model.path),
@@ -127,15 +133,12 @@ class RetrainTask(BundleTrainTask):
 
         MONAI Label's own reads labels as JSON where a model's name has "detection" in it.
         """
-        others = set()
-        for image in datastore.get_labeled_images():
-            info = datastore.get_label_info(image, DefaultLabelTag.FINAL) or {}
-            if self.model.name not in info.get("models", [self.model.name]):
-                others.add(datastore.get_image_uri(image))
+        others = set(datastore.get_labeled_images()) - set(self.labelled(datastore))
+        left_out = {datastore.get_image_uri(image) for image in others}
         datalist = [{"image": case["image"], "label": case["label"]} for case in datastore.datalist()]
-        return [case for case in datalist if case["image"] not in others]
+        return [case for case in datalist if case["image"] not in left_out]
 
-    def _learnt(self, cases: dict[str, Case], served: Version | None, start: str | None) -> list[str]:
+    def learnt(self, cases: dict[str, Case], served: Version | None, start: str | None) -> list[str]:
         """Which of the cases the served weights, or those to start from, have learnt from: by the served version, and
         by the records in the files."""
         files = {str(self.model.models_dir / "model.pt"), str(start)}
@@ -143,7 +146,7 @@ class RetrainTask(BundleTrainTask):
         known = set(served.trained_on if served else [])
         return [name for name, case in cases.items() if name in known or patient_of(case) in patients]
 
-    def _usable(self, datalist: list[Case], overrides: dict[str, Any]) -> dict[str, Case]:
+    def usable(self, datalist: list[Case], overrides: dict[str, Any]) -> dict[str, Case]:
         """Labelled cases by name, preprocessed into the slice cache; those that cannot be learnt from are named."""
         cases = {}
         for case in sorted(datalist, key=lambda c: c["image"]):
@@ -159,7 +162,8 @@ class RetrainTask(BundleTrainTask):
         parser = ConfigParser()
         parser.read_config(self.bundle_config_path)
         # without class_names no warning: that one case alone does not show a class says nothing
-        parser.update({**overrides, "train#dataset#data": cases, "train#dataset#class_names": None})
+        own = {"train#dataset#data": cases, "train#dataset#class_names": None}
+        parser.update(literals({**overrides, **own}))
         return parser.get_parsed_content("train#dataset")
 
     def _train(
@@ -176,16 +180,15 @@ class RetrainTask(BundleTrainTask):
         config = {key: self.bundle_config[key] for key in ("lr", "encoder_lr")}
         # a rate that refers to the other one follows it
         rates = {key: settings.rate * rate for key, rate in config.items() if not isinstance(rate, str)}
+        # scored once, at its end: chosen among epochs by the held-back labels, it would look better than it is
+        once = {"train#trainer#max_epochs": epochs, "val_interval": epochs, "warmup_steps": settings.warmup}
         workflow = ConfigWorkflow(
             config_file=self.bundle_config_path,
             meta_file=self.bundle_metadata_path,
             logging_file=False,
             workflow_type=None,
             run_id="training",
-            **overrides,
-            **rates,
-            # scored once, at its end: chosen among epochs by the held-back labels, it would look better than it is
-            **{"train#trainer#max_epochs": epochs, "val_interval": epochs, "warmup_steps": settings.warmup},
+            **literals({**overrides, **rates, **once}),
         )
         workflow.initialize()
         content = workflow.parser.get_parsed_content
@@ -196,12 +199,12 @@ class RetrainTask(BundleTrainTask):
 
         score = served_score = None
         if held_back:
-            score = _score(evaluator)
+            score = score_of(evaluator)
             if self.model.trained:
                 load_weights(network, self.model.checkpoint())
                 evaluator.run()
-                served_score = _score(evaluator)
-        serve, why = _verdict(score, served_score, self.model.trained)
+                served_score = score_of(evaluator)
+        serve, why = verdict(score, served_score, self.model.trained)
         before = versions.served() if "weights" in overrides else None  # the one it started from
         trained_on = {name for name in cases if name not in held_back} | set(before.trained_on if before else [])
         version = versions.add(
@@ -227,22 +230,3 @@ class RetrainTask(BundleTrainTask):
     def _served_score(versions: Versions) -> float | None:
         served = versions.served()
         return served.score if served else None
-
-
-def _score(evaluator: SupervisedEvaluator) -> float | None:
-    """The key metric; None where it is of nothing, because no held-back label shows a class."""
-    value = float(evaluator.state.metrics[evaluator.state.key_metric_name])
-    return None if math.isnan(value) else value
-
-
-def _verdict(score: float | None, served_score: float | None, replaces: bool) -> tuple[bool, str]:
-    """Whether to serve new weights, and why."""
-    if not replaces:
-        return True, "served, as the first model" + ("" if score is None else f", Dice {score:.3f} on held-back labels")
-    if score is None or served_score is None:
-        return False, (
-            "kept but not served: no label was left to compare it with the served model, one that shows a class and "
-            "that neither has learnt from; submit another one"
-        )
-    compared = f"Dice {score:.3f} against {served_score:.3f} of the served model on held-back labels"
-    return (True, f"served: {compared}") if score >= served_score else (False, f"kept but not served: {compared}")

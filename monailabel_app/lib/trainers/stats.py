@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 from ignite.engine import Engine, Events
 from monailabel.tasks.train.handler import prepare_stats
 
@@ -15,12 +17,17 @@ from medsaga.files import write_json
 
 __all__ = ["StatsFile", "read_stats"]
 
+# of a training that is going on; of one that has ended early they say nothing
+_PROGRESS = ("epoch", "current_epoch", "current_iteration", "total_epochs", "current_time")
+
 
 class StatsFile:
     """Ignite handler that leaves progress and scores in a file, which the server reads in another process.
 
     Its keys are MONAI Label's: ``epoch``, ``total_epochs``, ``current_time`` while training and ``total_time`` after,
-    ``best_metric`` (mean Dice of the served model on held-back cases), ``train`` and ``eval`` with all metrics.
+    ``best_metric`` (mean Dice of the served model on held-back cases), ``train`` and ``eval`` with all metrics. While
+    training, ``process`` names the process, by its id and start, so that a dead one's progress is not taken for a
+    living one's.
 
     Args:
         path: the file, written under a temporary name and renamed.
@@ -48,6 +55,7 @@ class StatsFile:
         stats["best_metric"] = self.served_score or 0
         if "message" not in more:  # not the end yet, whatever the epoch: scoring follows
             stats.pop("total_time", None)
+            stats["process"] = {"pid": os.getpid(), "started": psutil.Process().create_time()}
         write_json(self.path, _numbers({**stats, **more}))
 
 
@@ -59,5 +67,23 @@ def _numbers(value: Any) -> Any:
 
 
 def read_stats(path: Path) -> dict[str, Any]:
-    """The file's content, empty where there has been no training."""
-    return json.loads(path.read_text()) if path.is_file() else {}
+    """The file's content, empty where there has been no training.
+
+    Of a training whose process has ended before it was done there is no progress, but a ``message``.
+    """
+    stats = json.loads(path.read_text()) if path.is_file() else {}
+    process = stats.pop("process", None)
+    done = not stats or "message" in stats
+    if not done and not (process and _lives(process["pid"], process["started"])):
+        stats = {key: value for key, value in stats.items() if key not in _PROGRESS}
+        stats["message"] = "the last training ended before it was done"
+    return stats
+
+
+def _lives(pid: int, started: float) -> bool:
+    try:
+        process = psutil.Process(pid)
+        # another process may have got the id; one that was killed keeps it until its parent has looked
+        return abs(process.create_time() - started) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -93,12 +93,19 @@ def cases(store, work, volumes) -> dict[str, Case]:
 
 @pytest.fixture(scope="package")
 def dicom():
-    """The app's module of the datastore."""
+    """The app's room of the stores."""
     sys.path.insert(0, str(ROOT / "monailabel_app"))
     try:
-        yield importlib.import_module("lib.dicom")
+        yield importlib.import_module("lib.stores")
     finally:
         sys.path.remove(str(ROOT / "monailabel_app"))
+
+
+@pytest.fixture(scope="package")
+def models(dicom):
+    """Of volumes hippocampus and spleen, of X-rays chest_xray; none is trained."""
+    served = importlib.import_module("lib.served_model").ServedModel
+    return {name: served(ROOT / "bundles" / name) for name in ("hippocampus", "spleen", "chest_xray")}
 
 
 @pytest.fixture(scope="package")

@@ -1,7 +1,8 @@
 // What an annotator does in OHIF, in a real browser: node ohif.mjs TASK.json
 //
 // TASK.json: study (UID), folder (of the screenshots), inside and outside (points in mm, L P S: of the label to prompt
-// for, and of background in the same slice), label (its name), modules (folder with puppeteer-core), chromium, server.
+// for, and of background in the same slice), label (its name), modules (folder with puppeteer-core), chromium, server,
+// short (end after submitting).
 // Prints one JSON object of what was seen.
 import fs from 'node:fs';
 import { createRequire } from 'node:module';
@@ -164,6 +165,7 @@ async function annotate() {
     await pause(1500);
     await shoot('submitted');
   }
+  if (task.short) return;
 
   await click('Active Learning');
   await pause(300);

@@ -21,25 +21,24 @@ from .services import STORE, upload
 
 pytestmark = pytest.mark.integration
 
-LABELS = {"anterior": 1, "posterior": 2, "right lung": 1, "left lung": 2, "heart": 3}
 VOLUME = {"label_info": [{"name": "anterior", "idx": 1}, {"name": "posterior", "idx": 2}]}
 MOVED = np.array([[0, 0, 0, 1.0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])  # by 1 mm to the right
 LUNGS = {"label_info": [{"name": n, "idx": i} for i, n in enumerate(("right lung", "left lung", "heart"), 1)]}
 
 
 @pytest.fixture(scope="module")
-def open_store(dicom, store, tmp_path_factory):
+def open_store(dicom, store, models, tmp_path_factory):
     """Makes datastores: each with an empty cache, as another server would have."""
     from monailabel.datastore.dicom import DICOMwebClientX
 
     opened = []
 
     def make(**kwargs):
-        datastore = dicom.DicomDatastore(
+        datastore = dicom.DicomStore(
             client=DICOMwebClientX(url=store),
             search_filter=kwargs.pop("search_filter", dicom.search_filter()),
             cache_path=str(tmp_path_factory.mktemp("cache")),
-            labels=LABELS,
+            models=models,
             **kwargs,
         )
         opened.append(datastore)
@@ -159,6 +158,7 @@ def test_progress_counts_a_label_at_once(open_store, cases, tmp_path):
     uid = case.series.uid
     assert datastore.status()["completed"] == 0
     assert datastore.get_label_by_image_id(uid, "final") == ""
+    fails(404, datastore.get_label_uri, uid, "final")
     datastore.save_label(uid, write_label(tmp_path / "l.nii.gz", case.label, case.series), "final", dict(VOLUME))
     status = datastore.status()
     assert (status["completed"], status["total"]) == (1, len(cases))
@@ -232,8 +232,8 @@ def test_labels_that_cannot_be_saved_say_why(datastore, cases, tmp_path):
         return lambda: datastore.save_label(case.series.uid, label, "final", info)
 
     assert "empty" in fails(422, save(case.label * 0, dict(VOLUME)))
-    assert "could be" in fails(400, save(case.label, {}))
-    assert "[2]" in fails(400, save(case.label, {"label_info": [{"name": "anterior", "idx": 1}]}))
+    assert "could be" in fails(422, save((case.label == 1) * 1, {}))
+    assert "[2]" in fails(422, save(case.label, {"label_info": [{"name": "anterior", "idx": 1}]}))
     assert "tumour" in fails(422, save((case.label > 0) * 1, {"label_info": [{"name": "tumour", "idx": 1}]}))
     (tmp_path / "l.nii.gz").write_bytes(b"no image")
     words = fails(422, datastore.save_label, case.series.uid, str(tmp_path / "l.nii.gz"), "final", dict(VOLUME))
@@ -297,24 +297,24 @@ def test_a_scout_in_a_series_is_left_out_of_image_and_segmentation(open_store, o
 
 def test_an_interrupted_download_is_not_taken_for_a_series(open_store, cases, monkeypatch, dicom):
     datastore, uid = open_store(), cases["mr"].series.uid
-    download = dicom.dicom_web_download_series
+    download = dicom.archive.dicom_web_download_series
 
     def breaks(study, series, folder, *args):
         download(study, series, folder, *args)
         raise requests.ConnectionError("cable pulled")
 
-    monkeypatch.setattr(dicom, "dicom_web_download_series", breaks)
+    monkeypatch.setattr(dicom.archive, "dicom_web_download_series", breaks)
     assert "cable" in fails(502, datastore.get_image_uri, uid)
     monkeypatch.undo()
     image = sitk.ReadImage(datastore.get_image_uri(uid))
     assert image.GetSize()[2] == cases["mr"].series.voxels.shape[2]
 
 
-def test_a_store_that_is_away_is_named(dicom, store, tmp_path):
+def test_a_store_that_is_away_is_named(dicom, store, models, tmp_path):
     from monailabel.datastore.dicom import DICOMwebClientX
 
     client = DICOMwebClientX(url="http://127.0.0.1:9/dicom-web")
     client.set_http_retry_params(retry=False)
-    datastore = dicom.DicomDatastore(client, {"Modality": "CT"}, str(tmp_path), labels=LABELS)
+    datastore = dicom.DicomStore(client, {"Modality": "CT"}, models, str(tmp_path))
     assert "127.0.0.1:9" in fails(502, datastore.list_images)
     datastore._observer.stop()

@@ -1,0 +1,131 @@
+"""MONAI Label's endpoints, with what clients send checked before anything is done with it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import os
+import re
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from fastapi import HTTPException, UploadFile
+from monailabel.endpoints import activelearning, batch_infer, datastore, infer, model, scoring, session, train
+from monailabel.interfaces.app import MONAILabelApp
+
+from lib.fields import BatchFields, InferFields, ScoringFields, StrategyFields, TrainFields, checked, json_object
+from lib.names import plain_name, refusing
+from medsaga.reading import open_image
+
+__all__ = ["check_requests"]
+
+_CHECKSUM = re.compile(r"((MD5|SHA256|SHA512):)?[0-9a-fA-F]{32,128}")
+
+Check = Callable[..., Any]
+
+
+def check_requests(app: MONAILabelApp, take_model: Callable[[str, UploadFile], dict[str, Any]]) -> None:
+    """From now on endpoints take closed lists of fields (``lib.fields``), JSON that can be stored, plain file names.
+
+    Args:
+        app: whose endpoints they are.
+        take_model: what ``PUT /model/NAME`` does, with the name and the file.
+    """
+    train_fields, score_fields = checked(TrainFields), checked(ScoringFields)
+    _before(train, "run_model", params=train_fields)
+    _before(train, "run", params=lambda given: _by_name(given, app._trainers, train_fields))
+    _before(scoring, "run_method", params=score_fields)
+    _before(scoring, "run", params=lambda given: _by_name(given, app._scoring_methods, score_fields))
+    _before(batch_infer, "run", params=checked(BatchFields))
+    _before(activelearning, "sample", params=checked(StrategyFields))
+    _before(infer, "run_inference", params=_infer_params, file=_plain_file)
+    _before(datastore, "add_image", params=_json_text("params"), file=_plain_file)
+    _before(datastore, "save_label", params=_json_text("params"), label=_plain_file)
+    _before(datastore, "update_image_info", info=_json_text("info"))
+    _before(datastore, "update_label_info", info=_json_text("info"))
+    _before(datastore, "download_image", check_sum=_checksum)
+    _before(session, "create_session", files=lambda files: [_plain_file(file) for file in files])
+
+    run_inference, create_session, get_session = infer.run_inference, session.create_session, session.get_session
+
+    def infer_where_it_can(*args: Any, **kwargs: Any) -> Any:
+        asked = inspect.signature(run_inference).bind(*args, **kwargs).arguments
+        if not (asked.get("image") or asked.get("session_id") or asked.get("file")):
+            raise HTTPException(422, "Nothing to segment: give image, session_id or a file.")
+        if asked.get("label"):
+            raise HTTPException(422, "label: no model of this server takes a mask; send points, a box, or nothing.")
+        if asked.get("session_id") and app.sessions() is None:
+            raise HTTPException(406, "This server has no sessions (MONAI_LABEL_SESSIONS).")
+        if asked.get("output") == "dicom_seg" and not app.studies.startswith("http"):
+            raise HTTPException(422, "output=dicom_seg needs a DICOM store; ask for image.")
+        return run_inference(*args, **kwargs)
+
+    def create_readable_session(*args: Any, **kwargs: Any) -> Any:
+        answer = create_session(*args, **kwargs)
+        sessions, session_id = app.sessions(), answer["session_id"]
+        image = sessions.get_session(session_id).image
+        try:
+            with refusing(image, "the session's image"):
+                open_image(image)
+        except HTTPException:
+            sessions.remove_session(session_id)
+            raise
+        return answer
+
+    def get_session_of_file(session_id: str, update_ts: bool = False, image: bool = False) -> Any:
+        if image and app.sessions() is not None and os.path.isdir(app.sessions().get_session(session_id).image):
+            raise HTTPException(422, f"Session {session_id} is a folder of several files; images are sent as one file.")
+        return get_session(session_id, update_ts, image)
+
+    infer.run_inference = infer_where_it_can
+    session.create_session = create_readable_session
+    session.get_session = get_session_of_file
+    model.update_model = lambda background_tasks, model, file: take_model(model, _plain_file(file))
+
+
+def _before(module: ModuleType, name: str, **checks: Check) -> None:
+    """Put checks before a function that an endpoint calls; each takes an argument and gives what is passed on."""
+    function = getattr(module, name)
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def checking(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        for argument, check in checks.items():
+            given.arguments[argument] = check(given.arguments[argument])
+        return function(*given.args, **given.kwargs)
+
+    setattr(module, name, checking)
+
+
+def _by_name(given: dict[str, Any] | None, known: dict[str, Any], check: Check) -> dict[str, Any]:
+    """Fields by name of model or method, as OHIF sends them to all at once."""
+    given = {name: fields for name, fields in (given or {}).items() if name != "client_id"}
+    if unknown := [name[:100] for name in given if name not in known]:
+        names = ", ".join(known)
+        raise HTTPException(422, f"params, {unknown[0]!a}: there is none of this name; known are {names}.")
+    return {name: check(fields, f"params, {name}") for name, fields in given.items()}
+
+
+def _json_text(name: str) -> Check:
+    return lambda text: json.dumps(json_object(text, name))
+
+
+def _infer_params(text: str) -> str:
+    return json.dumps(checked(InferFields)(json_object(text, "params")))
+
+
+def _plain_file(file: UploadFile | None) -> UploadFile | None:
+    """An uploaded file, whose name becomes part of a path."""
+    if file is not None and file.filename:
+        file.filename = plain_name(re.split(r"[/\\]", file.filename)[-1], "file name")
+    return file
+
+
+def _checksum(text: str | None) -> str | None:
+    if text and not _CHECKSUM.fullmatch(text):
+        raise HTTPException(422, "check_sum must be SHA256:, SHA512: or MD5: and hexadecimal digits.")
+    return text

@@ -1,0 +1,115 @@
+"""Labels that clients submit: refused, naming what is wrong, or turned into class numbers on their image's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi import HTTPException
+from PIL import Image
+
+from lib.labels.grid import read_label
+from lib.labels.naming import fitting_models, meaning
+from lib.served_model import ServedModel
+from medsaga.nifti import write_nifti
+from medsaga.reading import PICTURES, Grid, suffix_of
+
+__all__ = ["CheckedLabel", "check_label", "checked_values", "counts_by_value", "write_label"]
+
+
+@dataclass(frozen=True)
+class CheckedLabel:
+    """A label that can be learnt from.
+
+    Attributes:
+        values: class numbers, uint8, of the image's shape.
+        grid: of the image.
+        models: names of the served models that it fits.
+        classes: name by class number, of the classes that are there.
+        voxels: number of voxels by class name.
+        as_is: whether the file that came holds just this; else :func:`write_label` makes one that does.
+        warnings: what the annotator should know.
+    """
+
+    values: np.ndarray
+    grid: Grid
+    models: tuple[str, ...]
+    classes: dict[int, str]
+    voxels: dict[str, int]
+    as_is: bool
+    warnings: tuple[str, ...]
+
+
+def check_label(
+    label_path: str | Path, image: Grid, models: Mapping[str, ServedModel], info: Mapping[str, Any], name: str
+) -> CheckedLabel:
+    """Check a label against its image and the classes of the served models.
+
+    Args:
+        label_path: NIfTI, NRRD, a picture, or OHIF's ``.bin`` of raw uint8, first axis fastest.
+        image: grid of its image.
+        models: those whose classes are allowed; those of another dimension than the image are left out.
+        info: of the client, which may name the values, see :mod:`lib.labels.naming`.
+        name: is named in errors.
+
+    Raises:
+        HTTPException: 422 with what is wrong and what would be right.
+    """
+    fitting = fitting_models(models, image)
+    if not fitting:
+        raise HTTPException(422, f"{name}: no served model works on {image.rank}-D images, as its image is.")
+    raw, as_is = read_label(Path(label_path), image, name)
+    counts = counts_by_value(raw, name)
+    found = meaning([value for value in counts if value], info, fitting, name)
+    table = np.zeros(max(counts) + 1, dtype=np.uint8)
+    table[list(found.numbers)] = list(found.numbers.values())
+    as_is = as_is and all(old == new for old, new in found.numbers.items())
+    return checked_values(table[raw], image, found.models, found.classes, as_is, found.warnings)
+
+
+def checked_values(
+    values: np.ndarray,
+    grid: Grid,
+    models: tuple[str, ...],
+    classes: Mapping[int, str],
+    as_is: bool = False,
+    warnings: tuple[str, ...] = (),
+) -> CheckedLabel:
+    """A label of class numbers, with the voxels of its classes counted; ``classes`` may name more than there are."""
+    counts = counts_by_value(values, "label")
+    there = {number: name for number, name in classes.items() if number in counts}
+    voxels = {name: counts[number] for number, name in there.items()}
+    return CheckedLabel(values, grid, models, there, voxels, as_is, warnings)
+
+
+def write_label(label: CheckedLabel, image_path: str | Path, folder: Path, stem: str) -> Path:
+    """Write a label as a file of its own, on the image's grid: PNG for a picture, else NIfTI.
+
+    Returns:
+        path of the file, ``folder/stem`` with a suffix.
+    """
+    if suffix_of(image_path) in PICTURES:
+        path = folder / f"{stem}.png"
+        Image.fromarray(np.ascontiguousarray(label.values.T)).save(path)
+    else:
+        path = folder / f"{stem}.nii.gz"
+        write_nifti(label.values, label.grid.affine, path)
+    return path
+
+
+def counts_by_value(values: np.ndarray, name: str) -> dict[int, int]:
+    """Number of voxels by value, counted a slice at a time.
+
+    Raises:
+        HTTPException: 422 for negative values, and others that are no class numbers or segments.
+    """
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > np.iinfo(np.uint16).max:
+        raise HTTPException(422, f"{name}: values from {low} to {high}; class numbers are 0 to 255.")
+    counts = np.zeros(high + 1, dtype=np.int64)
+    for index in range(values.shape[-1]):
+        counts += np.bincount(values[..., index].ravel().astype(np.uint16), minlength=high + 1)
+    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}

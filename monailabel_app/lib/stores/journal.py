@@ -1,0 +1,200 @@
+"""How a store's files come and go: one writer at a time, each file whole or not at all, former labels kept."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import HTTPException
+from filelock import FileLock
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastoreModel
+from monailabel.interfaces.datastore import DefaultLabelTag
+
+from lib.stores.info import read_info
+from lib.stores.private import Private
+
+__all__ = ["Journal", "enough_disk"]
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def enough_disk(what: str) -> Iterator[None]:
+    """Answer 507 where the disk is full.
+
+    Args:
+        what: was to be written, for the error.
+
+    Raises:
+        HTTPException: 507.
+    """
+    try:
+        yield
+    except OSError as err:
+        if err.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise HTTPException(
+            507, f"No space left on the server's disk for {what}. It was not saved; what was saved before is unchanged."
+        ) from err
+
+
+class Journal:
+    """The list of images and labels on disk, and the steps by which files and list change together.
+
+    Args:
+        path: of the list, ``datastore_v2.json``.
+        private: the store's own folder.
+    """
+
+    def __init__(self, path: Path, private: Private) -> None:
+        self.path = path
+        self.private = private
+        self._threads = threading.RLock()
+        self._processes = FileLock(path.with_name(".lock"))
+        self._seen = 0
+        private.prepare()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Alone among the threads of this process and the processes that use the folder."""
+        with self._threads, self._processes:
+            yield
+
+    @contextmanager
+    def recording(self, new: LocalDatastoreModel) -> Iterator[None]:
+        """Write the list; what is done inside comes between writing and renaming, so that it is done only where there
+        is space for the list."""
+        staged = self.private.incoming / f"{uuid.uuid4().hex}.json"
+        try:
+            staged.write_text(json.dumps(new.model_dump(exclude={"base_path"}), indent=2, allow_nan=False))
+            to_disk(staged)
+            yield
+            os.replace(staged, self.path)
+        finally:
+            staged.unlink(missing_ok=True)
+        self._seen = self.path.stat().st_mtime_ns
+
+    def read(self, known: LocalDatastoreModel) -> LocalDatastoreModel:
+        """What another process has written, ``known`` where it has not.
+
+        What of it cannot be read is kept in a file of its own and named in the log; the rest is taken.
+        """
+        with self.locked():
+            if not self.path.exists() or self.path.stat().st_mtime_ns == self._seen:
+                return known
+            damaged: dict[str, Any] = {}
+            try:
+                store = _parsed(json.loads(self.path.read_text()), damaged)
+            except (ValueError, RecursionError) as err:
+                aside = self.private.aside(self.path.name)
+                os.replace(self.path, aside)
+                logger.error(
+                    "%s cannot be read (%s). It is kept as %s; images and labels are listed anew, without the notes "
+                    "about them.",
+                    self.path, str(err)[:300], aside,
+                )  # fmt: skip
+                return known
+            store.base_path = known.base_path
+            self._seen = self.path.stat().st_mtime_ns
+            if damaged:
+                aside = self.private.aside("json")
+                aside.write_text(json.dumps(damaged))
+                logger.error("%s: %s cannot be read; kept in %s.", self.path, ", ".join(damaged)[:2000], aside)
+                with self.recording(store):
+                    pass
+            return store
+
+    def stage(self, file: str | Path, ext: str) -> Path:
+        """A copy of a file in the studies folder's file system, under a temporary name."""
+        staged = self.private.incoming / f"{uuid.uuid4().hex}{ext}"
+        try:
+            shutil.copyfile(file, staged)
+            to_disk(staged)
+        except OSError:
+            staged.unlink(missing_ok=True)
+            raise
+        return staged
+
+    @contextmanager
+    def keeping(self, image_id: str, tag: str, former: DataModel | None, source: Path | None) -> Iterator[Path | None]:
+        """Keep a label in the history, with its info beside it, if what is done inside succeeds.
+
+        A proposal, which a model can make again, is not kept.
+
+        Args:
+            image_id: of its image.
+            tag: of the label.
+            former: the label in use, None where there is none.
+            source: its file.
+
+        Yields:
+            path of the kept label, None where nothing is kept.
+        """
+        proposal = tag == DefaultLabelTag.ORIGINAL.value and former is not None and "model" in former.info
+        if former is None or source is None or not source.is_file() or proposal:
+            yield None
+            return
+        saved = former.info.get("ts", source.stat().st_mtime)
+        who = former.info.get("annotator", "unknown")
+        kept, info = self.private.former_label(image_id, tag, saved, who, former.ext)
+        try:
+            info.write_text(json.dumps(former.info, indent=2))
+            try:
+                os.link(source, kept)
+            except OSError as err:
+                if err.errno not in (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK):
+                    raise
+                shutil.copyfile(source, kept)
+            yield kept
+        except BaseException:
+            kept.unlink(missing_ok=True)
+            info.unlink(missing_ok=True)
+            raise
+
+
+def _parsed(content: Any, damaged: dict[str, Any]) -> LocalDatastoreModel:
+    """The list, without what cannot be read, which goes to ``damaged``."""
+    if not isinstance(content, dict) or not isinstance(content.get("objects", {}), dict):
+        raise ValueError("it must be an object with the entry objects")
+    store = LocalDatastoreModel.model_validate({**content, "objects": {}})
+    for key, entry in content.get("objects", {}).items():
+        entry = entry if isinstance(entry, dict) else {"image": entry}
+        image = _data(entry.get("image"), key, damaged)
+        labels = entry.get("labels", {})
+        if image is None or not isinstance(labels, dict):  # its files are found again
+            damaged[key] = entry
+            continue
+        read = {tag: _data(label, f"{key}, label {tag}", damaged) for tag, label in labels.items()}
+        store.objects[key] = ImageLabelModel(image=image, labels={tag: v for tag, v in read.items() if v is not None})
+    return store
+
+
+def _data(content: Any, what: str, damaged: dict[str, Any]) -> DataModel | None:
+    """An image or label without those of its notes that cannot be read; None where it names no file."""
+    info = content.get("info", {}) if isinstance(content, dict) else None
+    ext = content.get("ext") if isinstance(content, dict) else None
+    if not isinstance(info, dict) or not isinstance(ext, str) or "/" in ext or "\0" in ext:
+        damaged[what] = content
+        return None
+    notes: dict[str, Any] = {}
+    for key, value in info.items():
+        try:
+            notes.update(read_info({key: value}))
+        except ValueError as err:
+            damaged[f"{what}, {key}"] = {"value": value, "why": str(err)}
+    return DataModel(info=notes, ext=ext)
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file has reached the disk: quotas and network file systems tell of missing space only then."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

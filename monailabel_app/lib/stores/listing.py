@@ -1,0 +1,139 @@
+"""The list of a store's images and labels, on disk and in memory, and where their files are."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import HTTPException
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
+
+from lib.names import plain_name
+from lib.stores.journal import Journal, enough_disk
+from lib.stores.private import Private
+
+__all__ = ["ListedStore", "plain_tag"]
+
+
+class ListedStore(LocalDatastore):
+    """MONAI Label's folder with a list that several threads and processes change, and that survives all of them.
+
+    Args:
+        datastore_path: the store's folder.
+        extensions: patterns of file names that are images and labels.
+        auto_reload: watch the folder for files that come and go.
+        read_only: do not record files found in the folder.
+
+    Attributes:
+        private: the paths of what is not an image or a label in use.
+    """
+
+    def __init__(
+        self, datastore_path: str, extensions: Sequence[str], auto_reload: bool = False, read_only: bool = False
+    ) -> None:
+        self.private = Private(datastore_path)
+        self._journal = Journal(Path(datastore_path) / "datastore_v2.json", self.private)
+        # by its name: beside a DICOM store another class comes next
+        LocalDatastore.__init__(
+            self, datastore_path, extensions=extensions, auto_reload=auto_reload, read_only=read_only
+        )
+        if auto_reload:
+            self._handler.on_moved = lambda event: self.refresh()  # this class, and rsync, put files in place so
+
+    # --- names and paths --------------------------------------------------------------------------------------------
+
+    def _object(self, image_id: str) -> ImageLabelModel:
+        entry = self._datastore.objects.get(plain_name(image_id, "image id"))
+        if entry is None:
+            raise HTTPException(404, f"There is no image {image_id!r}.")
+        return entry
+
+    def _label(self, label_id: str, tag: str) -> tuple[str, DataModel]:
+        """The image of a label, and what is noted of the label."""
+        label = self._object(label_id).labels.get(plain_tag(tag))
+        if label is None:
+            raise HTTPException(404, f"Image {label_id} has no label {tag!r}.")
+        return label_id, label
+
+    def _image_path(self, name: str) -> Path:
+        return Path(self._datastore.image_path()) / name
+
+    def _label_path(self, tag: str, name: str) -> Path:
+        return Path(self._datastore.label_path(tag)) / name
+
+    def _to_id(self, file: str) -> tuple[str, str]:
+        known = sorted((pattern.replace("*", "") for pattern in self._extensions), key=len, reverse=True)
+        ext = next((e for e in known if file.endswith(e)), os.path.splitext(file)[1])
+        return file[: len(file) - len(ext)], ext
+
+    # --- the list on disk -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _changing(self, what: str) -> Iterator[None]:
+        """Alone, on what is on disk now; 507 where the disk is full."""
+        with enough_disk(what), self._journal.locked():
+            self._init_from_datastore_file()
+            yield
+
+    @contextmanager
+    def _recording(self, objects: dict[str, ImageLabelModel]) -> Iterator[None]:
+        new = self._datastore.model_copy(update={"objects": objects})
+        with self._journal.recording(new):
+            yield
+        self._datastore = new
+
+    def _keeping(self, image_id: str, tag: str, former: DataModel | None) -> Any:
+        source = self._label_path(tag, self._filename(image_id, former.ext)) if former else None
+        return self._journal.keeping(image_id, tag, former, source)
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        with self._journal.locked(), self._recording(self._datastore.objects):
+            pass
+
+    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
+        self._datastore = self._journal.read(self._datastore)
+
+    def _reconcile_datastore(self) -> None:
+        """Record files that came or went by other ways than this class."""
+        with self._journal.locked():
+            self._init_from_datastore_file()
+            former = self._datastore.objects
+            objects = {}
+            for key, entry in former.items():
+                if self._image_path(self._filename(key, entry.image.ext)).exists():
+                    objects[key] = entry.model_copy(update={"labels": self._existing(key, entry)})
+            for key, ext in self._found(self._datastore.image_path()):
+                if key not in objects:
+                    objects[key] = ImageLabelModel(image=self._data(key, ext))
+            for folder in Path(self._datastore.label_path(None)).iterdir():
+                if folder.is_dir() and not folder.name.startswith("."):
+                    for key, ext in self._found(folder):
+                        if key in objects and folder.name not in objects[key].labels:
+                            labels = {**objects[key].labels, folder.name: self._data(key, ext)}
+                            objects[key] = objects[key].model_copy(update={"labels": labels})
+            if objects != former or not self._journal.path.exists():
+                with self._recording(objects):
+                    pass
+
+    def _existing(self, key: str, entry: ImageLabelModel) -> dict[str, DataModel]:
+        return {
+            tag: label
+            for tag, label in entry.labels.items()
+            if self._label_path(tag, self._filename(key, label.ext)).exists()
+        }
+
+    def _found(self, folder: str | Path) -> list[tuple[str, str]]:
+        files = sorted(name for name in self._list_files(str(folder), self._extensions) if not name.startswith("."))
+        return [self._to_id(file) for file in files]
+
+    def _data(self, key: str, ext: str) -> DataModel:
+        return DataModel(info={"ts": int(time.time()), "name": self._filename(key, ext)}, ext=ext)
+
+
+def plain_tag(tag: str) -> str:
+    """A tag that is a plain name; MONAI Label's own come as an enumeration."""
+    return plain_name(str(getattr(tag, "value", tag)), "tag")

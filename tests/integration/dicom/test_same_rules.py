@@ -1,0 +1,171 @@
+"""The same label, submitted to a folder and to a DICOM store in each client's dialect, becomes the same."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fastapi import HTTPException
+
+from medsaga.dicom_seg import write_seg
+from medsaga.reading import open_image
+
+from .geometry import stored_segs, write_label
+from .services import upload
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("clean")]
+
+
+@pytest.fixture(scope="module")
+def stores(dicom, store, models, cases, tmp_path_factory):
+    """A folder and a DICOM store, both with the same images under the same ids."""
+    from monailabel.datastore.dicom import DICOMwebClientX
+
+    cache, studies = (str(tmp_path_factory.mktemp(name)) for name in ("cache", "studies"))
+    remote = dicom.DicomStore(DICOMwebClientX(url=store), dicom.search_filter(), models, cache)
+    folder = importlib.import_module("lib.stores").FolderStore(studies, models)
+    for name in ("mr", "dx"):
+        uid = cases[name].series.uid
+        folder.add_image(uid, remote.get_image_uri(uid), {})
+    yield {"folder": folder, "dicom": remote}
+    remote._observer.stop()
+
+
+def outcome(store, image, file, tag, info):
+    """What a store makes of a submission: values, report and notes, or the refusal."""
+    try:
+        store.save_label(image, str(file), tag, dict(info))
+    except HTTPException as err:
+        return err.status_code, err.detail
+    report = {key: value for key, value in store.last_save().items() if key != "former_label"}
+    notes = store.get_label_info(image, tag)
+    kept = {key: notes[key] for key in ("models", "voxels", "label_info", "annotator", "name")}
+    label = open_image(store.get_label_uri(image, tag), label=True)
+    assert not label.grid.placed or label.grid.voxels_apart(store._grid(image)) < 0.01
+    return np.asarray(label.load()).astype(int).tolist(), report, kept
+
+
+def segments(*names, **numbers):
+    return [{"name": name, **{key: values[n] for key, values in numbers.items()}} for n, name in enumerate(names)]
+
+
+# dialect: value of the file by class number, and what is sent beside it
+DIALECTS = {
+    "plain": ({1: 1, 2: 2}, {"model": "hippocampus"}),
+    "Slicer": ({1: 1, 2: 2}, {"label_info": segments("anterior", "posterior", idx=(1, 2)), "client_id": "ann"}),
+    "Slicer, the other order": ({1: 2, 2: 1}, {"label_info": segments("posterior", "anterior", idx=(1, 2))}),
+    "Slicer, after a background": ({1: 2, 2: 1}, {"label_info": segments("Posterior", "ANTERIOR ", idx=(2, 3))}),
+    "Slicer, an unused segment": (
+        {1: 1, 2: 3},
+        {"label_info": segments("anterior", "S_1", "posterior", idx=(1, 2, 3))},
+    ),
+    "OHIF": ({1: 2, 2: 1}, {"label_info": segments("posterior", "anterior", segmentIndex=(1, 2))}),
+    "OHIF, gaps": ({1: 5, 2: 3}, {"label_info": segments("posterior", "anterior", segmentIndex=(3, 5))}),
+    "idx that falls": ({1: 1, 2: 2}, {"label_info": segments("posterior", "anterior", idx=(2, 1))}),
+    "idx beyond the list": ({1: 7, 2: 9}, {"label_info": segments("anterior", "posterior", idx=(7, 9))}),
+    "idx as text": ({1: 1, 2: 2}, {"label_info": segments("posterior", "anterior", idx=("2", "1"))}),
+    "names alone": ({1: 1, 2: 2}, {"label_info": segments("anterior", "posterior")}),
+    "a model's answer": ({1: 1, 2: 2}, {"params": {"label_names": {"anterior": 1, "posterior": 2}}}),
+}
+
+
+@pytest.mark.parametrize("tag", ["final", "ann"])
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_label_becomes_the_same_in_both(stores, cases, tmp_path, dialect, tag):
+    case = cases["mr"]
+    numbers, info = DIALECTS[dialect]
+    values = np.zeros_like(case.label)
+    for number, value in numbers.items():
+        values[case.label == number] = value
+    file = write_label(tmp_path / "label.nii.gz", values, case.series)
+    folder, dicom = (outcome(stores[name], case.series.uid, file, tag, info) for name in ("folder", "dicom"))
+    assert folder == dicom
+    stored, report, notes = folder
+    assert report["models"] == notes["models"] == ["hippocampus"]
+    assert report["voxels"] == {n: int((case.label == v).sum()) for n, v in (("anterior", 1), ("posterior", 2))}
+    assert np.bincount(np.ravel(stored)).tolist() == np.bincount(case.label.ravel()).tolist()
+    assert len(stored_segs(case.series.study)) == (tag == "final")
+
+
+def test_an_xray_in_ohifs_bytes_becomes_the_same_in_both(stores, cases, tmp_path):
+    case = cases["dx"]
+    (tmp_path / "label.bin").write_bytes(case.label.tobytes(order="F"))
+    info = {"label_info": segments("right lung", "left lung", "heart", segmentIndex=(1, 2, 3))}
+    results = [outcome(store, case.series.uid, tmp_path / "label.bin", "final", info) for store in stores.values()]
+    assert results[0] == results[1] and results[0][1]["models"] == ["chest_xray"]
+
+
+MOVED = np.zeros((4, 4))
+MOVED[0, 3] = 1.0
+REFUSED = {
+    "shape": (lambda case: (case.label[:-1], case.series), {"model": "hippocampus"}, "must be equal"),
+    "place": (
+        lambda case: (case.label, replace(case.series, affine=case.series.affine + MOVED)),
+        {"model": "hippocampus"},
+        "voxels away",
+    ),
+    "number": (lambda case: (case.label * 4, case.series), {}, "not all classes of one served model"),
+    "which model": (lambda case: ((case.label == 1) * 1, case.series), {}, "could be anterior of hippocampus; spleen"),
+    "name": (
+        lambda case: (case.label, case.series),
+        {"label_info": segments("anterior", "tumour", idx=(1, 2))},
+        "'anterior', 'tumour' are not all classes",
+    ),
+    "no name": (lambda case: (case.label, case.series), {"label_info": segments("anterior")}, "[2] have no name"),
+    "twice": (lambda case: (case.label, case.series), {"label_info": segments("a", "b", idx=(3, 3))}, "one value"),
+    "form": (lambda case: (case.label, case.series), {"label_info": ["anterior"]}, "label_info.0"),
+    "notes": (lambda case: (case.label, case.series), {"a": float("nan")}, "a is nan"),
+    "no object": (lambda case: (case.label, case.series), [1], "object"),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_a_refusal_has_the_same_words_in_both(stores, cases, tmp_path, fault):
+    case = cases["mr"]
+    change, info, message = REFUSED[fault]
+    file = write_label(tmp_path / "label.nii.gz", *change(case))
+    results = []
+    for store in stores.values():
+        with pytest.raises(HTTPException) as caught:
+            store.save_label(case.series.uid, file, "final", info)
+        results.append((caught.value.status_code, caught.value.detail))
+    assert results[0] == results[1]
+    assert results[0][0] == 422 and message in results[0][1]
+    assert stored_segs(case.series.study) == []
+
+
+@pytest.mark.parametrize("tag", ["../../x", "", ".hidden", "a/b", "x" * 300])
+def test_tags_have_the_same_rules_in_both(stores, cases, tmp_path, tag):
+    case = cases["mr"]
+    file = write_label(tmp_path / "label.nii.gz", case.label, case.series)
+    info = {"model": "hippocampus"}
+    assert outcome(stores["folder"], case.series.uid, file, tag, info) == outcome(
+        stores["dicom"], case.series.uid, file, tag, info
+    )
+    assert outcome(stores["dicom"], case.series.uid, file, tag, info)[0] == 400
+    assert len(outcome(stores["dicom"], case.series.uid, file, "Dr. Müller", info)) == 3
+
+
+def test_a_segmentation_from_elsewhere_says_which_models_it_fits(dicom, store, models, cases, tmp_path):
+    """One bundle does not train on labels of another's classes."""
+    from monailabel.datastore.dicom import DICOMwebClientX
+
+    series = cases["mr"].series
+    remote = dicom.DicomStore(DICOMwebClientX(url=store), {"Modality": "MR"}, models, str(tmp_path / "cache"))
+    image = open_image(remote.get_image_uri(series.uid))
+    for names, expected in [({1: "Spleen", 2: "tumour"}, ["spleen"]), ({1: "anterior"}, ["hippocampus"])]:
+        values = np.zeros(image.grid.shape, np.uint8)
+        values[3:6, 3:6, 3:6] = 1
+        values[8:9, 3:6, 3:6] = max(names)
+        write_seg(values, image.grid, names, series.files, tmp_path / "seg.dcm", "other")
+        upload([tmp_path / "seg.dcm"])
+        remote.archive.forget_listings()
+        assert remote.get_label_info(series.uid, "final")["models"] == expected
+        for name in models:
+            task = importlib.import_module("lib.trainers").RetrainTask(models[name])
+            used = [case["label"] for case in task._fetch_datalist({}, remote)]
+            assert used == ([remote.get_label_uri(series.uid, "final")] if name in expected else [])
+        assert remote.get_label_info(series.uid, "final")["models"] == expected, "also when it has been read"
+    remote._observer.stop()
