@@ -11,6 +11,7 @@ import jwt
 import requests
 from anyio.to_thread import run_sync
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.middleware import Middleware
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
@@ -157,6 +158,19 @@ async def _answer_fault(request: Request, err: OSError) -> JSONResponse:
     raise err
 
 
+async def _answer_invalid(request: Request, err: RequestValidationError) -> JSONResponse:
+    """FastAPI repeats the values that it refuses, also those that no answer can hold: NaN, half of a surrogate pair."""
+    detail = [
+        {key: str(error[key])[:500] for key in ("type", "msg")} | {"loc": _place(error["loc"])}
+        for error in err.errors()
+    ]
+    return JSONResponse({"detail": detail}, 422)
+
+
+def _place(loc: tuple) -> list[str | int]:
+    return [part if isinstance(part, int) else str(part)[:200].encode(errors="replace").decode() for part in loc]
+
+
 def guard(app: FastAPI, host: str) -> None:
     """Put the gate before an app that has started already, in the place of its own answers to all web pages.
 
@@ -170,4 +184,5 @@ def guard(app: FastAPI, host: str) -> None:
         app.user_middleware.insert(0, Middleware(CORSMiddleware, **cors))
     app.user_middleware.insert(0, Middleware(Gate, routes=routes_of(app), bound=host))
     app.exception_handlers[OSError] = _answer_fault
+    app.exception_handlers[RequestValidationError] = _answer_invalid
     app.middleware_stack = app.build_middleware_stack()

@@ -13,6 +13,19 @@ from .wire import Part, Shot, as_json, multipart, quoted
 
 __all__ = ["Aim"]
 
+_BODIES = (
+    b"1e999",
+    b"NaN",
+    b'"\\ud800"',
+    b"[NaN]",
+    b'{"a": NaN}',
+    b'{"\\udfff": 1}',
+    b"null",
+    b"[]",
+    b"\xff",
+    b"[" * 5000,
+)
+
 
 class Aim:
     """Makes requests, every one from a good one with one or two payloads in it.
@@ -82,7 +95,7 @@ class Aim:
             shot.field, shot.shown = name, repr(filename)[:80]
         elif way == "structure":
             shot.kind = "structure"
-            raw = self._broken(shot, values, form, files, body)
+            raw = self._broken(shot, values, form, files, operation.json)
         else:
             body = self._aim_at_a_field(operation, shot, values, form, body)
 
@@ -143,9 +156,13 @@ class Aim:
         key = known[self.rng.integers(len(known))]
         return f"{place}.{key}", {**(content if isinstance(content, dict) else {}), key: value}
 
-    def _broken(self, shot: Shot, values: dict, form: dict, files: dict, body: Any) -> bytes | None:
+    def _broken(self, shot: Shot, values: dict, form: dict, files: dict, operation_json: bool) -> bytes | None:
         """Leave out a field, or send a body that is none; returns its bytes."""
         way = int(self.rng.integers(5))
+        if operation_json and self.rng.random() < 0.5:  # what is no object, and cannot be repeated in an answer either
+            raw = _BODIES[self.rng.integers(len(_BODIES))]
+            shot.shown = str(raw)
+            return raw
         places = [*values, *form, *files]
         if way == 0 and places:
             shot.field = places[self.rng.integers(len(places))]

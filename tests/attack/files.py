@@ -64,6 +64,7 @@ class Files:
             "png header bomb": self._png_bomb,
             "pickle": lambda: (".pt", pickle.dumps(_Runs(mark))),
             "pickle in zip": self._torch_pickle,
+            "cut pickle": lambda: (".pt", b"a."),
             "npy": lambda: (".npy", b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'shape': (1,)}\n"),
             "empty": lambda: (".nii.gz", b""),
             "one byte": lambda: (".nii.gz", b"\x1f"),

@@ -122,7 +122,21 @@ def test_a_training_takes_names_of_images_as_they_are(server):
 # --- fields and files -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["[1]", '"x"', "{", '{"model": ["a"]}', '{"a": NaN}', '{"a":' * 300 + "1" + "}" * 300])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1]",
+        '"x"',
+        "NaN",
+        "[NaN]",
+        "1e999",
+        r'"\ud800"',
+        "{",
+        '{"model": ["a"]}',
+        '{"a": NaN}',
+        '{"a":' * 300 + "1" + "}" * 300,
+    ],
+)
 def test_fields_that_are_no_object_of_json(server, text):
     query, label = {"image": "phantom_003", "tag": "final"}, server.labels / "phantom_003.nii.gz"
     files = {"label": (label.name, label.read_bytes())}
@@ -134,7 +148,7 @@ def test_fields_that_are_no_object_of_json(server, text):
     ]:
         answer = server.request(method, path, params=query, **options)
         assert any(word in detail(answer, 422) for word in ("params", "info")), answer.text
-    for path in ("/train/hippocampus", "/batch/infer/hippocampus", "/activelearning/first", "/scoring/dice"):
+    for path in ("/train/hippocampus", "/batch/infer/hippocampus", "/activelearning/first", "/scoring/dice", "/train/"):
         answer = server.request("POST", path, data=text, headers={"Content-Type": "application/json"})
         assert answer.status_code in (400, 422), answer.text
 

@@ -106,7 +106,12 @@ def test_missing_file_names_path_and_published_weights(tmp_path):
 
 def test_damaged_files_are_named(sam_file, tmp_path):
     content = sam_file.read_bytes()
-    for name, damaged in {"half": content[: len(content) // 2], "empty": b"", "text": b"<html>not found"}.items():
+    for name, damaged in {
+        "half": content[: len(content) // 2],
+        "empty": b"",
+        "text": b"<html>not found",
+        "cut": b"a.",
+    }.items():
         (tmp_path / name).write_bytes(damaged)
         with pytest.raises(ValueError, match=f"{name} cannot be read: it is damaged"):
             small(weights=tmp_path / name)
