@@ -251,7 +251,16 @@ def test_uploaded_models_are_loaded_strictly_and_served_only_if_not_worse(server
 
     part = {key: value for key, value in state.items() if "mask_tokens" not in key}
     broken = {key: value * float("nan") if value.is_floating_point() else value for key, value in state.items()}
-    for content in (b"garbage", b"", saved(Runs()), saved({"model": Runs()}), saved(part), saved(broken), served[:-99]):
+    for content in (
+        b"garbage",
+        b"",
+        b"a.",
+        saved(Runs()),
+        saved({"model": Runs()}),
+        saved(part),
+        saved(broken),
+        served[:-99],
+    ):
         assert "cannot be used as hippocampus" in detail(upload(server, content), 422)
     assert detail(server.request("PUT", "/model/nothing", files={"file": ("x", b"x")}), 404)
     assert (models / "model.pt").read_bytes() == served
