@@ -11,19 +11,22 @@ import jwt
 import requests
 from anyio.to_thread import run_sync
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware import Middleware
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from fastapi.routing import iter_route_contexts
 from monailabel.config import settings
 from monailabel.endpoints.user import auth
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lib.browsers import allowed_origins, check_host, check_origin
 from lib.routes import ROUTES, Route
+from medsaga.failures import nothing_can_be_written
 
 __all__ = ["Gate", "guard", "routes_of"]
 
@@ -153,9 +156,18 @@ async def _answer_fault(request: Request, err: OSError) -> JSONResponse:
     """The DICOM store does not answer, or a disk is full: no fault of this program."""
     if isinstance(err, requests.RequestException):
         return JSONResponse({"detail": "The DICOM store does not answer."}, 502)
-    if err.errno == errno.ENOSPC:
+    if nothing_can_be_written(err):
         return JSONResponse({"detail": "No space left on the server's disk for what was sent."}, 507)
+    if err.errno == errno.ENAMETOOLONG:
+        return JSONResponse({"detail": "There is no file of such a long name."}, 404)
     raise err
+
+
+async def _answer_refusal(request: Request, err: StarletteHTTPException) -> Response:
+    """FastAPI says 400 where it could not put what was sent on the disk."""
+    if err.status_code == 400 and nothing_can_be_written(err):
+        return JSONResponse({"detail": "No space left on the server's disk for what was sent."}, 507)
+    return await http_exception_handler(request, err)
 
 
 async def _answer_invalid(request: Request, err: RequestValidationError) -> JSONResponse:
@@ -184,5 +196,6 @@ def guard(app: FastAPI, host: str) -> None:
         app.user_middleware.insert(0, Middleware(CORSMiddleware, **cors))
     app.user_middleware.insert(0, Middleware(Gate, routes=routes_of(app), bound=host))
     app.exception_handlers[OSError] = _answer_fault
+    app.exception_handlers[StarletteHTTPException] = _answer_refusal
     app.exception_handlers[RequestValidationError] = _answer_invalid
     app.middleware_stack = app.build_middleware_stack()

@@ -198,7 +198,7 @@ def test_names_of_files_that_are_none(server, name):
      ("POST", "/infer/wsi/hippocampus", 404), ("POST", "/infer/wsi_v2/hippocampus", 404), ("GET", "/docs", 404),
      ("GET", "/static/ohif/index.html", 404), ("GET", "/proxy/dicom/wado/studies", 404),
      ("POST", "/proxy/dicom/tools/execute-script", 404), ("POST", "/infer/hippocampus", 422),
-     ("GET", "/ohif/..%2f", 200), ("GET", "/ohif/assets", 200),
+     ("GET", "/ohif/..%2f", 200), ("GET", "/ohif/assets", 200), ("GET", f"/ohif/{'a' * 5000}", 404),
      ("POST", "/infer/hippocampus?image=phantom_000&output=dicom_seg", 422),
      ("HEAD", "/datastore/image?image=phantom_000&check_sum=a:b", 422), ("GET", "/model/nothing", 404)],
 )  # fmt: skip
