@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import re
 import zlib
 from pathlib import Path
@@ -434,3 +435,24 @@ def test_damaged_files_are_named_and_nothing_else_is_raised(tmp_path: Path) -> N
         except ReadingError as e:
             error = str(e)
         assert error is None or str(path) in error
+
+
+def test_what_a_decoder_that_has_lost_control_writes_is_not_run(tmp_path: Path) -> None:
+    """It is data: a pickle that would make a file is no answer, and neither is a size that does not end."""
+    mark = tmp_path / "mark"
+
+    class Code:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (mark,)
+
+    for written in (
+        pickle.dumps(Code()),
+        b'{"size": -1}\n',
+        b'{"size": 9}\nshort',
+        b"[]\n",
+        b'{"size": 0, "dtype": "O"}\n',
+    ):
+        with pytest.raises((EOFError, KeyError, TypeError, ValueError)):
+            answer, _ = dicom_decoder._receive(io.BytesIO(written))
+            np.frombuffer(b"", answer["dtype"])
+    assert not mark.exists()

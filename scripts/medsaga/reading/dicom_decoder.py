@@ -9,19 +9,20 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
+import json
 import os
-import pickle
 import select
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["decode", "decode_apart"]
 
+_LONGEST_HEAD = 2**16
 _SECONDS = 120  # for a frame; the largest that are read take a few
 _LOCK = threading.Lock()
 _PROCESSES: dict[int, subprocess.Popen] = {}  # by the process that started it: a fork must not share its parent's
@@ -60,6 +61,8 @@ def decode_apart(elements: dict[str, Any], syntax: str, data: bytes) -> np.ndarr
     Raises:
         ValueError: with what the decoder said, or that it crashed or came to no end.
     """
+    import numpy as np  # here: the other process first takes this folder off its path
+
     with _LOCK:
         process = _PROCESSES.get(os.getpid())
         if process is None or process.poll() is not None:
@@ -71,19 +74,41 @@ def decode_apart(elements: dict[str, Any], syntax: str, data: bytes) -> np.ndarr
                 with contextlib.suppress(OSError, AttributeError):
                     fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 2**20)
         try:
-            pickle.dump((elements, syntax, data), process.stdin)
-            process.stdin.flush()
+            _send(process.stdin, {"elements": elements, "syntax": syntax}, data)
             waiting = select.poll()  # select.select takes no file numbers above 1023, which servers reach
             waiting.register(process.stdout, select.POLLIN)
-            ready = waiting.poll(1000 * _SECONDS)
-            answer = pickle.load(process.stdout) if ready else f"no end within {_SECONDS} s"
-        except (EOFError, OSError, pickle.UnpicklingError):
-            answer, ready = "the decoder crashed", []
-        if not ready:
+            if not waiting.poll(1000 * _SECONDS):
+                raise TimeoutError(f"no end within {_SECONDS} s")
+            answer, pixels = _receive(process.stdout)
+            error = answer.get("error")
+            decoded = None if error else np.frombuffer(pixels, answer["dtype"]).reshape(answer["shape"])
+        except TimeoutError as e:
+            error = str(e)
             _end(process)
-    if isinstance(answer, str):
-        raise ValueError(answer)
-    return answer
+        except (EOFError, OSError, KeyError, TypeError, ValueError, AttributeError, MemoryError):
+            error = "the decoder crashed"  # what it has written, if anything, is no answer
+            _end(process)
+    if error:
+        raise ValueError(error)
+    return decoded
+
+
+def _send(stream: BinaryIO, head: dict[str, Any], data: bytes) -> None:
+    """A line of JSON and bytes: what a decoder that has lost control sends is data, and never code, as pickle's is."""
+    stream.write(json.dumps({**head, "size": len(data)}).encode() + b"\n")
+    stream.write(data)
+    stream.flush()
+
+
+def _receive(stream: BinaryIO) -> tuple[dict[str, Any], bytes]:
+    line = stream.readline(_LONGEST_HEAD)
+    if not line.endswith(b"\n"):
+        raise EOFError
+    head = json.loads(line)
+    data = stream.read(max(head["size"], 0))
+    if len(data) != head["size"]:
+        raise EOFError
+    return head, data
 
 
 def _end(process: subprocess.Popen) -> None:
@@ -97,15 +122,15 @@ def _serve() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries must not write among the answers
     while True:
         try:
-            request = pickle.load(sys.stdin.buffer)
+            request, data = _receive(sys.stdin.buffer)
         except EOFError:
             return
         try:
-            answer: Any = decode(*request)
+            pixels = decode(request["elements"], request["syntax"], data)
         except Exception as e:
-            answer = str(e) or type(e).__name__
-        pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
-        answers.flush()
+            _send(answers, {"error": (str(e) or type(e).__name__)[:1000]}, b"")
+        else:
+            _send(answers, {"dtype": pixels.dtype.str, "shape": pixels.shape}, pixels.tobytes())
 
 
 if __name__ == "__main__":
