@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from .dicom_files import is_dicom, other_than_image, read_header
@@ -69,6 +69,19 @@ def list_series(folder: str | Path) -> list[DicomSeries]:
         series of several files, which may lack it.
     """
     folder = Path(folder)
+    # each series of a folder is listed, named in the cache and read, by headers that all series share
+    return list(_listed(folder, tuple(sorted(map(_state, os.scandir(folder))))))
+
+
+def _state(entry: os.DirEntry) -> tuple[str, int, int]:
+    """Name, size and time of a file; of a link that leads nowhere its own."""
+    state = entry.stat(follow_symlinks=os.path.exists(entry))
+    return entry.name, state.st_size, state.st_mtime_ns
+
+
+@lru_cache(maxsize=2)
+def _listed(folder: Path, state: tuple[tuple[str, int, int], ...]) -> tuple[DicomSeries, ...]:
+    """:func:`list_series` of a folder whose files have this state."""
     found = read_folder(folder)
     damaged = next(map(str, found.damaged.values()), None)
     left_out = dict(found.left_out)
@@ -98,7 +111,8 @@ def list_series(folder: str | Path) -> list[DicomSeries]:
             series.append(DicomSeries(uid, path, names, modality, problem=problem, notices=notices))
         else:
             series.append(_checked(uid, path, slices, notices))
-    return series + [DicomSeries("", file, (file,), "", problem=str(e)) for file, e in found.damaged.items()]
+    damaged_files = [DicomSeries("", file, (file,), "", problem=str(e)) for file, e in found.damaged.items()]
+    return (*series, *damaged_files)
 
 
 def _checked(uid: str, path: Path, slices: Sequence[Slice], notices: tuple[str, ...]) -> DicomSeries:
