@@ -6,7 +6,6 @@ Anything else is refused with 422 and its name. Nothing of a request reaches a c
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -15,6 +14,8 @@ import torch
 from fastapi import HTTPException
 from monailabel.utils.others.generic import device_list
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from lib.plain_json import plain_json
 
 __all__ = [
     "BatchFields",
@@ -56,32 +57,14 @@ def json_object(text: str, name: str) -> dict[str, Any]:
 def _storable(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise HTTPException(422, f"{name} must be a JSON object, as {{}}.")
-    if fault := _fault(value, _DEEPEST):
-        raise HTTPException(422, f"{name} {fault}.")
-    return value
+    try:
+        return plain_json(value, _DEEPEST)
+    except ValueError as err:
+        raise HTTPException(422, f"{name} cannot be stored: {err}.") from err
 
 
 def _no_number(word: str) -> None:
     raise ValueError(f"{word} is no number of JSON")
-
-
-def _fault(value: Any, levels: int) -> str | None:
-    """What is wrong with a value, None where nothing is."""
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return f"has the text {value[:_LONGEST]!a}, which is no Unicode"
-    if isinstance(value, float) and not math.isfinite(value):
-        return "has a number that is too large"
-    if isinstance(value, int) and abs(value) > 2**63:
-        return "has a number that is too large"
-    if isinstance(value, (dict, list)):
-        if not levels:
-            return f"is nested too deeply; at most {_DEEPEST} levels are taken"
-        parts = [*value, *value.values()] if isinstance(value, dict) else value
-        return next(filter(None, (_fault(part, levels - 1) for part in parts)), None)
-    return None
 
 
 # --- types ----------------------------------------------------------------------------------------------------------

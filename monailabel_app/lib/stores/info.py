@@ -7,7 +7,6 @@ and when the file is read.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -15,11 +14,12 @@ from fastapi import HTTPException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lib.names import field_error
+from lib.plain_json import plain_json
 
 __all__ = ["checked_info", "read_info"]
 
 _MAX_BYTES = 256 * 1024  # of all notes about one image or label, as JSON
-_MAX_DEPTH = 32
+_DEEPEST = 32
 
 _Time = Annotated[float, Field(ge=0, le=253402300799)]  # seconds since 1970, to the end of the year 9999
 
@@ -64,7 +64,7 @@ def read_info(info: Any) -> dict[str, Any]:
     """
     if not isinstance(info, Mapping):
         raise ValueError(f"it is {type(info).__name__}; it must be an object of names and values")
-    plain = _plain(info, "", 0)
+    plain = plain_json(info, _DEEPEST)
     size = len(json.dumps(plain))
     if size > _MAX_BYTES:
         raise ValueError(f"it takes {size} bytes as JSON; at most {_MAX_BYTES} are kept")
@@ -89,29 +89,3 @@ def checked_info(info: Any, what: str) -> dict[str, Any]:
         return read_info(info)
     except ValueError as err:
         raise HTTPException(422, f"The info of {what}: {err}.") from err
-
-
-def _plain(value: Any, where: str, depth: int) -> Any:
-    name = where[:100] or "it"
-    if depth > _MAX_DEPTH:
-        raise ValueError(f"{name} is nested too deep; at most {_MAX_DEPTH} levels are kept")
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        if not -(2**63) <= value < 2**63:
-            raise ValueError(f"{name} is a number beyond 64 bits")
-        return int(value)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{name} is {value}; JSON has finite numbers only, use null")
-        return float(value)
-    if isinstance(value, str):
-        if any("\ud800" <= c <= "\udfff" for c in value):
-            raise ValueError(f"{name} holds half of a character (a lone surrogate)")
-        return str.__str__(value)  # of an enumeration its value
-    if isinstance(value, Mapping):
-        names = [_plain(key if isinstance(key, str) else str(key), f"a name in {name}", depth) for key in value]
-        return {key: _plain(item, f"{where}.{key}".strip("."), depth + 1) for key, item in zip(names, value.values())}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value)]
-    return _plain(value.item() if hasattr(value, "item") else str(value), where, depth)
