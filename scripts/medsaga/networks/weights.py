@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from medsaga.records import read_checkpoint
+
 from .adapters import adapter_options
 from .encoders import VIT_GEOMETRY
 from .lora import lora_options
@@ -201,11 +203,7 @@ def _load(path: Path) -> Any:
             f"{path} does not exist. If it is a bundle's model, train the bundle first; published weights are "
             f"{', '.join(PUBLISHED)}."
         )
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's reader has a dozen kinds for damaged files: IndexError, zipfile's, pickle's
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{path} cannot be read: it is damaged or no checkpoint of tensors only ({reason})") from error
+    return read_checkpoint(path)
 
 
 def _normalization(name: str) -> dict[str, torch.Tensor]:
