@@ -152,12 +152,16 @@ def _bounded(receive: Receive, most: int) -> Receive:
     return bounded
 
 
+def _no_space() -> JSONResponse:
+    return JSONResponse({"detail": "No space left on the server's disk for what was sent."}, 507)
+
+
 async def _answer_fault(request: Request, err: OSError) -> JSONResponse:
     """The DICOM store does not answer, or a disk is full: no fault of this program."""
     if isinstance(err, requests.RequestException):
         return JSONResponse({"detail": "The DICOM store does not answer."}, 502)
     if nothing_can_be_written(err):
-        return JSONResponse({"detail": "No space left on the server's disk for what was sent."}, 507)
+        return _no_space()
     if err.errno == errno.ENAMETOOLONG:
         return JSONResponse({"detail": "There is no file of such a long name."}, 404)
     raise err
@@ -166,7 +170,7 @@ async def _answer_fault(request: Request, err: OSError) -> JSONResponse:
 async def _answer_refusal(request: Request, err: StarletteHTTPException) -> Response:
     """FastAPI says 400 where it could not put what was sent on the disk."""
     if err.status_code == 400 and nothing_can_be_written(err):
-        return JSONResponse({"detail": "No space left on the server's disk for what was sent."}, 507)
+        return _no_space()
     return await http_exception_handler(request, err)
 
 

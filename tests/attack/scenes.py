@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import requests
 
-from ..integration.server import Server
+from ..integration.server import Server, fill
 
 __all__ = ["at_once", "mounted", "slow_clients", "stop_while_saving", "with_a_full_disk"]
 
@@ -135,13 +135,7 @@ def mounted(folder: Path, size: str) -> Iterator[Path | None]:
 
 def with_a_full_disk(server: Server, disk: Path, guarded: list[str]) -> list[str]:
     """Fill the server's only disk, ask it to write, and free the disk again; returns what was not answered 507."""
-    filler = disk / "filler"
-    with open(filler, "wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"x" * 4096)
-        except OSError:
-            pass
+    filler = fill(disk)
     name, other = guarded[:2]
     image = server.labels / f"{name}.nii.gz"
     large = bytes(3_000_000)

@@ -100,6 +100,11 @@ def test_an_older_run_goes_on_with_a_warning(tmp_path, caplog):
     assert run.load("last.pt")["record"] == RECORD and run.load("last.pt")["settings"] == SETTINGS
 
 
-def test_tuples_and_tensors_are_compared_as_they_are_written(tmp_path):
-    started(tmp_path, settings={**SETTINGS, "size": (1, 2), "device": torch.device("cpu")})
-    started(tmp_path, settings={**SETTINGS, "size": [1, 2], "device": torch.device("cpu")}, resume=True)
+def test_tuples_and_devices_are_compared_as_they_are_written(tmp_path):
+    written = {**SETTINGS, "size": [1, 2], "device": "cpu"}
+    run = started(tmp_path, settings={**SETTINGS, "size": (1, 2), "device": torch.device("cpu")})
+    assert run.load("last.pt")["settings"] == written
+    run = started(tmp_path, settings={**SETTINGS, "size": [1, 2], "device": torch.device("cpu")}, resume=True)
+    assert run.load("last.pt")["settings"] == written
+    with pytest.raises(ValueError, match=r"size is \[1, 3\], was \[1, 2\]"):
+        started(tmp_path, settings={**written, "size": (1, 3)}, resume=True)

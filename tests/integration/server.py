@@ -110,6 +110,18 @@ def _words(process: psutil.Process) -> list[str]:
         return []
 
 
+def fill(folder: Path) -> Path:
+    """Leave no space in a file system; returns the file that takes it."""
+    filler = folder / "filler"
+    with open(filler, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError:
+            pass
+    return filler
+
+
 def small_bundle(folder: Path, name: str = "hippocampus", trained: bool = True, pretrained: bool = True) -> Path:
     """A copy of a bundle with the test encoder, as a site would change its configs.
 

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install medsaga[label])")
 
-from .server import read_mask, serve, small_bundle
+from .server import fill, read_mask, serve, small_bundle
 
 pytestmark = pytest.mark.integration
 
@@ -255,18 +255,6 @@ def mounted(tmp_path):
     yield mount
     for folder in folders:
         subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def fill(folder):
-    """Leave no space in a file system."""
-    filler = folder / "filler"
-    with open(filler, "wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"x" * 4096)
-        except OSError:
-            pass
-    return filler
 
 
 def test_full_disks_are_said_and_lose_nothing(tmp_path, mounted):

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .image import ReadingError
-from .nrrd import data_file_beside
-from .stored import StoredVolume
+from .stored import StoredVolume, data_file_beside
 
 __all__ = ["metaimage_header"]
 

@@ -11,9 +11,9 @@ import nrrd
 import numpy as np
 
 from .image import ReadingError
-from .stored import StoredVolume
+from .stored import StoredVolume, data_file_beside
 
-__all__ = ["data_file_beside", "nrrd_header"]
+__all__ = ["nrrd_header"]
 
 _MOST_HEADER = 2**22  # bytes; a .seg.nrrd takes 1 kB for each segment
 _TYPES = {
@@ -83,21 +83,6 @@ def nrrd_header(path: Path) -> StoredVolume:
         compression=compression,
         notices=notices,
     )
-
-
-def data_file_beside(path: Path, name: str) -> Path:
-    """The file with the values of a header of its own, which must lie beside it.
-
-    Raises:
-        ReadingError: it lies elsewhere, is not there, or there are several.
-    """
-    found = path.parent / name
-    if not name or "\\" in name or Path(name).name != name or found == path or not found.is_file():
-        raise ReadingError(
-            f"{path}: its values are in {name!r}; expected the name of one file in the same folder. Put that file "
-            "there, or save the image as one file (.nrrd, .mha)."
-        )
-    return found
 
 
 def _dtype(path: Path, header: Mapping[str, Any]) -> np.dtype:

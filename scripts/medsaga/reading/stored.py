@@ -18,7 +18,7 @@ import numpy as np
 
 from .image import ReadingError
 
-__all__ = ["StoredVolume", "check_stored", "decoded", "read_stored"]
+__all__ = ["StoredVolume", "check_stored", "data_file_beside", "decoded", "read_stored"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -59,6 +59,21 @@ class StoredVolume:
     def size(self) -> int:
         """Bytes of the values."""
         return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+
+
+def data_file_beside(path: Path, name: str) -> Path:
+    """The file with the values of a header of its own, which must lie beside it.
+
+    Raises:
+        ReadingError: it lies elsewhere, is not there, or there are several.
+    """
+    found = path.parent / name
+    if not name or "\\" in name or Path(name).name != name or found == path or not found.is_file():
+        raise ReadingError(
+            f"{path}: its values are in {name!r}; expected the name of one file in the same folder. Put that file "
+            "there, or save the image as one file (.nrrd, .mha)."
+        )
+    return found
 
 
 def check_stored(path: Path, stored: StoredVolume) -> None:
