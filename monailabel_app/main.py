@@ -23,7 +23,7 @@ from lib.names import chosen
 from lib.ohif import serve_ohif
 from lib.scoring import DiceScore, HausdorffScore, score_submission
 from lib.served_model import ServedModel, find_bundles, mark_request
-from lib.sessions import SafeSessions, remove_left_uploads
+from lib.sessions import SafeSessions
 from lib.start import refuse_workers, started, warn_if_open
 from lib.stores import DicomStore, FolderStore, search_filter
 from lib.strategies import build_strategies, start_background_scoring
@@ -41,8 +41,11 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from medsaga.bundle.errors import root_cause
+from medsaga.files import remove_older
 
 logger = logging.getLogger(__name__)
+
+_LEFT_OVER = 3600  # seconds since its last change after which no request can be using an uploaded file
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 
@@ -73,6 +76,7 @@ class MedsagaApp(MONAILabelApp):
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        refuse_workers()
         self.models = {path.name: ServedModel(path) for path in find_bundles(conf.get("models", "all"), BUNDLES)}
         super().__init__(
             app_dir=app_dir,
@@ -144,7 +148,6 @@ class MedsagaApp(MONAILabelApp):
     def on_init_complete(self) -> None:
         """The server, and no training process, has started."""
         start = started()
-        refuse_workers(start)
         warn_if_open(start)
         # uploads and results lie here until they are answered: a folder that holds nothing else, so that a request can
         # name no other file of this machine
@@ -159,12 +162,12 @@ class MedsagaApp(MONAILabelApp):
         check_requests(self, lambda name, file: take_model(self._trainers, self.datastore(), name, file))
         serve_ohif(start.root_path)
         guard(app, start.host)
-        start_background_scoring(self._strategies, self.datastore())
+        start_background_scoring(self._strategies, self.datastore(), unasked=self._datastore.has_files)
 
     def cleanup_sessions(self) -> None:
         """Called every five minutes."""
         super().cleanup_sessions()
-        remove_left_uploads(self._uploads.name)
+        remove_older(self._uploads.name, _LEFT_OVER)  # MONAI Label keeps the files of requests that it refuses
 
     # --- requests ---------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from monailabel_app.lib.private import Private
+
 __all__ = ["draw", "main", "mean", "read_scores", "table", "versions"]
 
 MEASURES = {"dice": "Dice", "hd95": "HD95 (mm)"}
@@ -25,7 +27,7 @@ def read_scores(studies: str | Path) -> list[dict[str, Any]]:
     Raises:
         FileNotFoundError: there are none.
     """
-    path = Path(studies) / ".medsaga" / "scores.jsonl"
+    path = Private(studies).scores
     if not path.is_file():
         raise FileNotFoundError(
             f"No scores at {path}. Scores are made when a label is submitted for an image that the automatic model had "

@@ -22,7 +22,7 @@ from monailabel.utils.sessions import SessionInfo, Sessions
 
 from medsaga.reading import max_image_bytes
 
-__all__ = ["SafeSessions", "remove_left_uploads"]
+__all__ = ["SafeSessions"]
 
 logger = logging.getLogger(__name__)
 
@@ -127,27 +127,6 @@ class SafeSessions(Sessions):
         staged = meta.with_name(f".{uuid.uuid4().hex}")
         staged.write_text(json.dumps(session_info.__dict__))
         os.replace(staged, meta)
-
-
-def remove_left_uploads(folder: str | Path, age: float = 3600) -> int:
-    """Remove what requests have left in the folder of uploads: MONAI Label keeps the files of those that it refuses.
-
-    Args:
-        folder: of nothing but uploads and answers.
-        age: seconds since the last change after which no request can be using a file.
-
-    Returns:
-        how many were removed.
-    """
-    count = 0
-    for path in Path(folder).iterdir():
-        try:
-            if path.stat().st_mtime + age < time.time():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-                count += 1
-        except OSError as err:  # answered and removed meanwhile
-            logger.debug(f"{path} is left: {err}")
-    return count
 
 
 def _is_uuid(text: str) -> bool:

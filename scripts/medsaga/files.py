@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["replacing", "write_json"]
+__all__ = ["remove_older", "replacing", "write_json"]
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -46,3 +51,24 @@ def write_json(path: Path, content: Any) -> None:
     """
     with replacing(path, uuid.uuid4().hex) as temporary:
         temporary.write_text(json.dumps(content, indent=1, default=float) + "\n")
+
+
+def remove_older(folder: str | Path, seconds: float) -> int:
+    """Remove from a folder what requests or killed processes have left in it.
+
+    Args:
+        folder: of nothing but files that are being written or read.
+        seconds: since the last change, after which nobody can be using a file or folder any more.
+
+    Returns:
+        how many were removed.
+    """
+    count = 0
+    for path in Path(folder).iterdir():
+        try:
+            if path.stat().st_mtime + seconds < time.time():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                count += 1
+        except OSError as err:  # done and removed meanwhile
+            logger.debug("%s is left: %s", path, err)
+    return count

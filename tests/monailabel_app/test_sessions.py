@@ -12,7 +12,7 @@ from fastapi import HTTPException
 
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install medsaga[label])")
 
-from lib.sessions import SafeSessions, remove_left_uploads
+from lib.sessions import SafeSessions
 
 UNKNOWN = "123e4567-e89b-12d3-a456-426614174000"
 
@@ -163,14 +163,3 @@ def test_expired_and_damaged_sessions_are_removed_and_others_kept(sessions, uplo
 
 def test_without_a_folder_there_is_nothing_to_remove(sessions):
     assert sessions.remove_expired() == 0
-
-
-def test_left_uploads_are_removed_when_no_request_can_use_them(tmp_path):
-    for name in ("old.nii.gz", "new.nii.gz"):
-        (tmp_path / name).write_bytes(b"x")
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "1.dcm").write_bytes(b"x")
-    for name in ("old.nii.gz", "old"):
-        os.utime(tmp_path / name, (time.time() - 3700,) * 2)
-    assert remove_left_uploads(tmp_path) == 2
-    assert [p.name for p in tmp_path.iterdir()] == ["new.nii.gz"]

@@ -24,8 +24,8 @@ from ..integration.bundles import ROOT
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install medsaga[label])")
 
 from fastapi import HTTPException
+from lib.private import Private
 from lib.served_model import ServedModel
-from lib.stores import Private
 from lib.strategies import background, build_strategies, image_scores, start_background_scoring
 from lib.strategies.holds import HOLD_SECONDS
 from monailabel.config import settings
@@ -477,7 +477,7 @@ def test_a_store_that_fails_for_a_while_does_not_end_the_background(site, monkey
         get_unlabeled_images=listed, get_labeled_images=store.get_labeled_images, get_image_uri=fetch
     )
     worker = site.app._strategies["mixed"].background
-    worker.start(remote)
+    worker.start(remote, unasked=False)
     time.sleep(0.3)
     assert not fetched, "nothing is fetched from a remote store before a strategy needs it"
     with worker.paused_for("hippocampus", ["embedding"]):

@@ -56,6 +56,8 @@ class DicomStore(FolderStore, DICOMWebDatastore):  # MONAI Label answers with SE
         convert_to_nifti: must be True; the argument is MONAI Label's.
     """
 
+    has_files = False
+
     def __init__(
         self,
         client: DICOMwebClient,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import filecmp
 import logging
 import os
+import shutil
 import threading
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from lib.names import plain_name, refusing
 from lib.served_model import ServedModel
 from lib.stores.info import checked_info
 from lib.stores.journal import enough_disk, to_disk
-from lib.stores.listing import ListedStore, plain_tag
+from lib.stores.listing import ListedStore, plain_tag, with_label
 from lib.stores.upload import check_image
 from medsaga.reading import Grid, open_image
 
@@ -50,7 +50,12 @@ class FolderStore(ListedStore):
         extensions: patterns of file names that are images and labels.
         auto_reload: watch the folder for files that come and go.
         read_only: do not record files found in the folder.
+
+    Attributes:
+        has_files: whether images are here without being fetched first.
     """
+
+    has_files = True
 
     def __init__(
         self,
@@ -97,12 +102,11 @@ class FolderStore(ListedStore):
     def _take_image(self, image_id: str, file: str | Path, ext: str, info: dict[str, Any]) -> None:
         name = self._filename(image_id, ext)
         data = DataModel(info={**info, "ts": int(time.time()), "name": name}, ext=ext)
-        staged = self._journal.stage(file, ext)
-        try:
-            with self._recording({**self._datastore.objects, image_id: ImageLabelModel(image=data)}):
+        with self.private.staging() as folder:
+            staged = shutil.copyfile(file, Path(folder) / name)
+            to_disk(staged)
+            with self._recording({image_id: ImageLabelModel(image=data)}):
                 os.replace(staged, self._image_path(name))
-        finally:
-            staged.unlink(missing_ok=True)
 
     def remove_image(self, image_id: str) -> None:
         """Remove an image, its labels and their history, and what strategies know of it."""
@@ -111,7 +115,7 @@ class FolderStore(ListedStore):
             files = [self._image_path(self._filename(image_id, entry.image.ext))]
             files += [self._label_path(tag, self._filename(image_id, v.ext)) for tag, v in entry.labels.items()]
             files += self.private.of_image(image_id)
-            with self._recording({key: v for key, v in self._datastore.objects.items() if key != image_id}):
+            with self._recording({image_id: None}):
                 for file in files:
                     file.unlink(missing_ok=True)
 
@@ -137,9 +141,8 @@ class FolderStore(ListedStore):
         with self._changing(f"the info of {image_id}"):
             former = self._object(image_id)
             info = checked_info(_joined(former.image.info, info), image_id)
-            new = former.model_copy(update={"image": former.image.model_copy(update={"info": info})})
-            with self._recording({**self._datastore.objects, image_id: new}):
-                pass
+            new = former.image.model_copy(update={"info": info})
+            self._record({image_id: former.model_copy(update={"image": new})})
 
     def _grid(self, image_id: str) -> Grid:
         """The voxels that a label of the image must have."""
@@ -203,51 +206,42 @@ class FolderStore(ListedStore):
         self, image_id: str, tag: str, checked: CheckedLabel, info: dict[str, Any], file: str | None = None
     ) -> tuple[dict[str, Any], Path | None]:
         """Put a checked label in place; its notes, and the path of the one that it replaces in the history."""
-        with self._changing(f"label {tag} of {image_id}"):
+        with self._changing(f"label {tag} of {image_id}"), self.private.staging() as folder:
             entry = self._object(image_id)
             former = entry.labels.get(tag)
             now = int(time.time())
-            staged = self._staged_label(checked, file, self._image_path(self._filename(image_id, entry.image.ext)))
-            try:
-                ext = self._to_id(staged.name)[1]
-                info = {
-                    **info,
-                    "ts": now,
-                    "name": self._filename(image_id, ext),
-                    "annotator": info.get("user") or info.get("client_id") or "unknown",
-                    # of the values as they are stored; those that came may have been others
-                    "label_info": [{"name": name, "idx": number} for number, name in checked.classes.items()],
-                    "models": list(checked.models),
-                    "voxels": checked.voxels,
-                    "first_saved": former.info.get("first_saved", former.info.get("ts", now)) if former else now,
-                }
-                labels = {**entry.labels, tag: DataModel(info=info, ext=ext)}
-                target = self._label_path(tag, info["name"])
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with (
-                    self._keeping(image_id, tag, former) as kept,
-                    self._recording({**self._datastore.objects, image_id: entry.model_copy(update={"labels": labels})}),
-                ):
-                    os.replace(staged, target)
-            finally:
-                staged.unlink(missing_ok=True)
+            staged = self._staged_label(image_id, entry, checked, file, Path(folder))
+            ext = self._to_id(staged.name)[1]
+            info = {
+                **info,
+                "ts": now,
+                "name": self._filename(image_id, ext),
+                "annotator": info.get("user") or info.get("client_id") or "unknown",
+                # of the values as they are stored; those that came may have been others
+                "label_info": [{"name": name, "idx": number} for number, name in checked.classes.items()],
+                "models": list(checked.models),
+                "voxels": checked.voxels,
+                "first_saved": former.info.get("first_saved", former.info.get("ts", now)) if former else now,
+            }
+            target = self._label_path(tag, info["name"])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            new = with_label(entry, tag, DataModel(info=info, ext=ext))
+            with self._keeping(image_id, tag, former) as kept, self._recording({image_id: new}):
+                os.replace(staged, target)
             if former and former.ext != ext:
                 self._label_path(tag, self._filename(image_id, former.ext)).unlink(missing_ok=True)
         return info, kept
 
-    def _staged_label(self, checked: CheckedLabel, file: str | None, image: Path) -> Path:
-        """The label to store, under a temporary name."""
+    def _staged_label(
+        self, image_id: str, entry: ImageLabelModel, checked: CheckedLabel, file: str | None, folder: Path
+    ) -> Path:
+        """The label to store, in a temporary folder."""
         ext = self._to_id(os.path.basename(file))[1] if file else ""
         if checked.as_is and f"*{ext}" in self._extensions:
-            return self._journal.stage(file, ext)
-        stem = uuid.uuid4().hex
-        try:
-            staged = write_label(checked, image, self.private.incoming, stem)
-            to_disk(staged)
-        except OSError:
-            for part in self.private.incoming.glob(f"{stem}*"):
-                part.unlink()
-            raise
+            staged = Path(shutil.copyfile(file, folder / f"label{ext}"))
+        else:
+            staged = write_label(checked, self._filename(image_id, entry.image.ext), folder, "label")
+        to_disk(staged)
         return staged
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
@@ -260,10 +254,8 @@ class FolderStore(ListedStore):
         with self._changing(f"the history of {label_id}"):
             image_id, former = self._label(label_id, tag)
             entry = self._object(image_id)
-            labels = {key: label for key, label in entry.labels.items() if key != tag}
-            new = {**self._datastore.objects, image_id: entry.model_copy(update={"labels": labels})}
-            with self._keeping(image_id, tag, former), self._recording(new):
-                pass
+            with self._keeping(image_id, tag, former):
+                self._record({image_id: with_label(entry, tag, None)})
             self._label_path(tag, self._filename(image_id, former.ext)).unlink(missing_ok=True)
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
@@ -290,10 +282,8 @@ class FolderStore(ListedStore):
         with self._changing(f"the info of label {tag} of {label_id}"):
             image_id, former = self._label(label_id, tag)
             info = checked_info(_joined(former.info, info), f"label {tag} of {label_id}")
-            entry = self._object(image_id)
-            labels = {**entry.labels, tag: former.model_copy(update={"info": info})}
-            with self._recording({**self._datastore.objects, image_id: entry.model_copy(update={"labels": labels})}):
-                pass
+            new = with_label(self._object(image_id), tag, former.model_copy(update={"info": info}))
+            self._record({image_id: new})
 
     def get_labeled_images(self, label_tag: str | None = None, labels: Sequence[str] | None = None) -> list[str]:
         """Ids of the images that have a label of a tag, ``final`` unless told."""

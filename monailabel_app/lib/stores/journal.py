@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import threading
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +18,12 @@ from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastoreModel
 from monailabel.interfaces.datastore import DefaultLabelTag
 
+from lib.private import Private
 from lib.stores.info import read_info
-from lib.stores.private import Private
+from medsaga.failures import nothing_can_be_written
+from medsaga.files import replacing
 
-__all__ = ["Journal", "enough_disk"]
+__all__ = ["Journal", "enough_disk", "to_disk"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def enough_disk(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as err:
-        if err.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not nothing_can_be_written(err):
             raise
         raise HTTPException(
             507, f"No space left on the server's disk for {what}. It was not saved; what was saved before is unchanged."
@@ -73,14 +74,10 @@ class Journal:
     def recording(self, new: LocalDatastoreModel) -> Iterator[None]:
         """Write the list; what is done inside comes between writing and renaming, so that it is done only where there
         is space for the list."""
-        staged = self.private.incoming / f"{uuid.uuid4().hex}.json"
-        try:
+        with replacing(self.path) as staged:
             staged.write_text(json.dumps(new.model_dump(exclude={"base_path"}), indent=2, allow_nan=False))
             to_disk(staged)
             yield
-            os.replace(staged, self.path)
-        finally:
-            staged.unlink(missing_ok=True)
         self._seen = self.path.stat().st_mtime_ns
 
     def read(self, known: LocalDatastoreModel) -> LocalDatastoreModel:
@@ -112,17 +109,6 @@ class Journal:
                 with self.recording(store):
                     pass
             return store
-
-    def stage(self, file: str | Path, ext: str) -> Path:
-        """A copy of a file in the studies folder's file system, under a temporary name."""
-        staged = self.private.incoming / f"{uuid.uuid4().hex}{ext}"
-        try:
-            shutil.copyfile(file, staged)
-            to_disk(staged)
-        except OSError:
-            staged.unlink(missing_ok=True)
-            raise
-        return staged
 
     @contextmanager
     def keeping(self, image_id: str, tag: str, former: DataModel | None, source: Path | None) -> Iterator[Path | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from fastapi import HTTPException
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 
 from lib.names import plain_name
+from lib.private import Private
 from lib.stores.journal import Journal, enough_disk
-from lib.stores.private import Private
 
-__all__ = ["ListedStore", "plain_tag"]
+__all__ = ["ListedStore", "plain_tag", "with_label"]
 
 
 class ListedStore(LocalDatastore):
@@ -80,19 +80,25 @@ class ListedStore(LocalDatastore):
             yield
 
     @contextmanager
-    def _recording(self, objects: dict[str, ImageLabelModel]) -> Iterator[None]:
-        new = self._datastore.model_copy(update={"objects": objects})
+    def _recording(self, changes: Mapping[str, ImageLabelModel | None]) -> Iterator[None]:
+        """Write the list with other entries, and without those that become None; see :meth:`Journal.recording`."""
+        entries = {**self._datastore.objects, **changes}
+        new = self._datastore.model_copy(update={"objects": {key: v for key, v in entries.items() if v is not None}})
         with self._journal.recording(new):
             yield
         self._datastore = new
+
+    def _record(self, changes: Mapping[str, ImageLabelModel | None]) -> None:
+        with self._recording(changes):
+            pass
 
     def _keeping(self, image_id: str, tag: str, former: DataModel | None) -> Any:
         source = self._label_path(tag, self._filename(image_id, former.ext)) if former else None
         return self._journal.keeping(image_id, tag, former, source)
 
     def _update_datastore_file(self, lock: bool = True) -> None:
-        with self._journal.locked(), self._recording(self._datastore.objects):
-            pass
+        with self._journal.locked():
+            self._record({})
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
         self._datastore = self._journal.read(self._datastore)
@@ -113,11 +119,9 @@ class ListedStore(LocalDatastore):
                 if folder.is_dir() and not folder.name.startswith("."):
                     for key, ext in self._found(folder):
                         if key in objects and folder.name not in objects[key].labels:
-                            labels = {**objects[key].labels, folder.name: self._data(key, ext)}
-                            objects[key] = objects[key].model_copy(update={"labels": labels})
+                            objects[key] = with_label(objects[key], folder.name, self._data(key, ext))
             if objects != former or not self._journal.path.exists():
-                with self._recording(objects):
-                    pass
+                self._record({**dict.fromkeys(former), **objects})
 
     def _existing(self, key: str, entry: ImageLabelModel) -> dict[str, DataModel]:
         return {
@@ -132,6 +136,12 @@ class ListedStore(LocalDatastore):
 
     def _data(self, key: str, ext: str) -> DataModel:
         return DataModel(info={"ts": int(time.time()), "name": self._filename(key, ext)}, ext=ext)
+
+
+def with_label(entry: ImageLabelModel, tag: str, label: DataModel | None) -> ImageLabelModel:
+    """An image's entry with another label of a tag, or without one."""
+    labels = {**entry.labels, tag: label}
+    return entry.model_copy(update={"labels": {key: value for key, value in labels.items() if value is not None}})
 
 
 def plain_tag(tag: str) -> str:

@@ -8,8 +8,6 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from monailabel.datastore.dicom import DICOMWebDatastore
-from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore
 from monailabel.utils.async_tasks.utils import processes
 
@@ -56,10 +54,15 @@ class BackgroundScoring:
             with self._count:
                 self._requests -= 1
 
-    def start(self, datastore: Datastore) -> None:
-        """Begin, in the server and not in a process that trains."""
+    def start(self, datastore: Datastore, unasked: bool = True) -> None:
+        """Begin, in the server and not in a process that trains.
+
+        Args:
+            datastore: with the images.
+            unasked: whether the first bundle's scores are computed before anybody has asked for any.
+        """
         if self._thread is None:
-            if isinstance(datastore, LocalDatastore) and not isinstance(datastore, DICOMWebDatastore):
+            if unasked:
                 self.wanted.setdefault(next(iter(self.scores)), set()).update(("embedding", "entropy"))
             self._thread = threading.Thread(target=self._run, args=(datastore,), name="scoring", daemon=True)
             self._thread.start()

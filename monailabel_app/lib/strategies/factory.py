@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
+from lib.private import Private
 from lib.served_model import ServedModel
-from lib.stores import Private
 from lib.strategies.background import BackgroundScoring
 from lib.strategies.image_scores import ImageScores
 from lib.strategies.tasks import (
@@ -43,7 +43,9 @@ def build_strategies(models: Mapping[str, ServedModel], private: Private) -> dic
     return {strategy.name: strategy for strategy in strategies}
 
 
-def start_background_scoring(strategies: Mapping[str, Strategy], datastore: Datastore) -> Callable[[], None]:
+def start_background_scoring(
+    strategies: Mapping[str, Strategy], datastore: Datastore, unasked: bool = True
+) -> Callable[[], None]:
     """Keep the strategies' scores up to date, from now until the server ends.
 
     To be called where the server starts (``on_init_complete``), which a process that trains does not come by.
@@ -51,10 +53,11 @@ def start_background_scoring(strategies: Mapping[str, Strategy], datastore: Data
     Args:
         strategies: by :func:`build_strategies`.
         datastore: the app's.
+        unasked: see :meth:`BackgroundScoring.start`.
 
     Returns:
         what ends it, at the latest after one batch of slices.
     """
     background = strategies["diversity"].background
-    background.start(datastore)
+    background.start(datastore, unasked)
     return background.stop

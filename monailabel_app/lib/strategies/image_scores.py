@@ -12,8 +12,8 @@ import torch
 from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore
 
+from lib.private import Private
 from lib.served_model import COMPUTING, ServedModel
-from lib.stores import Private
 from lib.strategies.score_store import ScoreStore
 from medsaga.active_learning import disagreement, image_embedding, mean_entropy
 from medsaga.bundle.errors import root_cause

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tempfile
 import time
 from datetime import datetime, timezone
 from pathlib import Path
 from urllib.parse import quote
+
+from medsaga.files import remove_older
 
 __all__ = ["Private"]
 
@@ -37,9 +40,11 @@ class Private:
     def prepare(self) -> None:
         """Make the folder for files that are being written, and remove what killed processes have left in it."""
         self.incoming.mkdir(parents=True, exist_ok=True)
-        for file in self.incoming.iterdir():
-            if file.stat().st_mtime < time.time() - _LEFT_OVER:
-                file.unlink(missing_ok=True)
+        remove_older(self.incoming, _LEFT_OVER)
+
+    def staging(self) -> tempfile.TemporaryDirectory[str]:
+        """A folder for files that are being written, on the store's own disk."""
+        return tempfile.TemporaryDirectory(dir=self.incoming)
 
     def aside(self, name: str) -> Path:
         """A new file to keep something in that cannot be read."""
