@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Serve bundles, on sample data unless told.")
     parser.add_argument("--studies", help="folder of images or DICOMweb address (default: sample data)")
     parser.add_argument("--models", default="hippocampus", help="bundles: all, names, folders (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="(default: %(default)s, which OHIF assumes)")
+    parser.add_argument("--port", type=int, default=8000, help="(default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--root_path", default="", help="path that a reverse proxy has before the server's own")
     parser.add_argument("--workers", type=int, default=1, help=argparse.SUPPRESS)
@@ -56,6 +56,7 @@ def main() -> None:
     environment = {**CPU_ENVIRONMENT, "MONAI_LABEL_AUTO_UPDATE_SCORING": "false", **os.environ}
     words = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(APP), "--studies", str(studies)]
     words += ["--conf", "models", arguments.models, "--host", arguments.host, "--port", str(arguments.port)]
+    words += ["--workers", "1"]  # whatever WEB_CONCURRENCY says
     words += ["--root_path", arguments.root_path] if arguments.root_path else []
     os.execve(sys.executable, words, environment)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
+import os
+import signal
 import sys
 from dataclasses import dataclass
 
@@ -14,7 +17,8 @@ __all__ = ["NO_WORKERS", "Start", "refuse_workers", "started", "warn_if_open"]
 logger = logging.getLogger(__name__)
 
 NO_WORKERS = (
-    "--workers: the server is one process, because networks, sessions and trainings are in its memory; leave it out."
+    "--workers (or WEB_CONCURRENCY): the server is one process, because networks, sessions and trainings are in its "
+    "memory; leave it out."
 )
 _LOOPBACK = ("127.", "localhost", "::1")
 
@@ -43,7 +47,7 @@ def started(words: list[str] | None = None) -> Start:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-i", "--host", default="0.0.0.0")
     parser.add_argument("--root_path", default="")
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=os.environ.get("WEB_CONCURRENCY", 1))  # as uvicorn has it
     known, _ = parser.parse_known_args(sys.argv[1:] if words is None else words)
     return Start(known.host, known.root_path.rstrip("/"), known.workers)
 
@@ -59,11 +63,14 @@ def warn_if_open(start: Start) -> None:
         )
 
 
-def refuse_workers(start: Start) -> None:
-    """End the server where it was started with several processes; uvicorn ends the others then.
+def refuse_workers() -> None:
+    """End this process and its parent where uvicorn runs the server in several; only these load the app.
 
-    Raises:
-        RuntimeError: with the reason.
+    A process of ``monailabel start_server`` comes here if it has imported MONAI Label before uvicorn kills it.
     """
-    if start.workers > 1:
-        raise RuntimeError(NO_WORKERS)
+    parent = multiprocessing.parent_process()
+    if parent is None or started().workers < 2:
+        return
+    logger.error(NO_WORKERS)
+    os.kill(parent.pid, signal.SIGTERM)
+    os._exit(3)  # uvicorn's code for a start that failed; an exception would be logged with a traceback of 40 lines

@@ -3,7 +3,7 @@
 import pytest
 from fastapi import HTTPException
 from lib.browsers import check_host, check_origin
-from lib.start import NO_WORKERS, Start, refuse_workers, started, warn_if_open
+from lib.start import NO_WORKERS, Start, started, warn_if_open
 
 HOST = "127.0.0.1:8000"
 
@@ -53,12 +53,14 @@ def test_requests_that_browsers_send_without_an_origin(headers, expected):
     assert status(check_origin, "GET", headers) == expected
 
 
-def test_how_the_server_was_started():
+def test_how_the_server_was_started(monkeypatch):
     words = ["start_server", "--app", "x", "-i", "10.0.0.5", "--root_path", "/label/", "--workers", "2"]
     assert started(words) == Start("10.0.0.5", "/label", 2)
+    monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
     assert started(["start_server", "--port", "1"]) == Start("0.0.0.0", "", 1)
-    with pytest.raises(RuntimeError, match="one process"):
-        refuse_workers(Start("127.0.0.1", "", 2))
+    monkeypatch.setenv("WEB_CONCURRENCY", "3")
+    assert started(["start_server"]).workers == 3
+    assert started(words).workers == 2, "what the command says comes first, as in uvicorn"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,46 @@
+"""Several processes are refused, with the reason."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install medsaga[label])")
+
+from lib.start import NO_WORKERS
+
+from .bundles import ROOT
+from .server import stop
+
+pytestmark = pytest.mark.integration
+
+# `python -m monailabel.main`, but that uvicorn's processes do not import that module before they answer uvicorn. This
+# takes about as long as uvicorn waits before it kills them, so that whether they load the app would be left to chance.
+MONAI_LABEL = [sys.executable, "-c", "from monailabel.main import Main; Main().run()"]
+
+
+@pytest.mark.parametrize("words, environment", [(["--workers", "2"], {}), ([], {"WEB_CONCURRENCY": "2"})])
+def test_the_command_ends_with_the_reason(words, environment, tmp_path):
+    studies, app, log = tmp_path / "studies", tmp_path / "app", tmp_path / "server.log"
+    studies.mkdir()
+    app.mkdir()
+    for part in ("main.py", "lib"):
+        (app / part).symlink_to(ROOT / "monailabel_app" / part)
+    command = [*MONAI_LABEL, "start_server", "--app", str(app), "--studies", str(studies), *words]
+    command += ["--conf", "models", "hippocampus", "--host", "127.0.0.1", "--port", "0"]
+    with open(log, "w") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, cwd=tmp_path, env={**os.environ, **environment}
+        )
+    try:
+        process.wait(300)
+    finally:
+        stop(process)
+    said = log.read_text()
+    assert 1 <= said.count(NO_WORKERS) <= 2, said
+    assert "Traceback" not in said
+    assert "Application startup complete" not in said
+    assert list(studies.iterdir()) == [], "refused before the studies are opened"
