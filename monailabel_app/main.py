@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -52,9 +52,6 @@ BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 # For the trainings started here; for the server itself they have to be set before it starts, as `make serve` does.
 for key, value in CPU_ENVIRONMENT.items():
     os.environ.setdefault(key, value)
-
-# itkimage2segimage, which writes DICOM SEG, is installed beside Python; MONAI Label looks for it on the PATH
-os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)
 
 
 accept_signed_tokens()
@@ -106,8 +103,10 @@ class MedsagaApp(MONAILabelApp):
         )
 
     def _init_dicomweb_datastore(self) -> Datastore:
-        self._download_dcmqi_tools()
         user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
+        listed = search_filter()
+        # MONAI Label has set its own default there, by which the processes of trainings would list CT alone
+        os.environ["MONAI_LABEL_DICOMWEB_SEARCH_FILTER"] = json.dumps(listed)
         client = DICOMwebClientX(
             url=self.studies,
             session=create_session_from_user_pass(user, password) if user and password else None,
@@ -117,7 +116,7 @@ class MedsagaApp(MONAILabelApp):
         )
         return DicomStore(
             client=client,
-            search_filter=search_filter(),
+            search_filter=listed,
             models=self.models,
             cache_path=settings.MONAI_LABEL_DICOMWEB_CACHE_PATH.strip() or None,
             fetch_by_frame=settings.MONAI_LABEL_DICOMWEB_FETCH_BY_FRAME,

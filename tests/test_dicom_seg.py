@@ -6,6 +6,8 @@ import json
 import numpy as np
 import pydicom
 import pytest
+from pydicom import config
+from pydicom.datadict import dictionary_VR
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
@@ -17,8 +19,8 @@ from .integration.bundles import ROOT
 from .integration.dicom.series import RAS_TO_LPS, oblique_affine, write_volume, write_xray
 from .reading.dicom_phantoms import write_enhanced
 
-needs_dcmqi = pytest.mark.skipif(
-    importlib.util.find_spec("dcmqi") is None, reason="dcmqi is not installed (pip install medsaga[label])"
+needs_highdicom = pytest.mark.skipif(
+    importlib.util.find_spec("highdicom") is None, reason="highdicom is not installed (pip install medsaga[label])"
 )
 NAMES = {1: "spleen", 3: "left kidney"}
 
@@ -31,12 +33,13 @@ def test_codes_are_those_of_snomed():
             assert (known.value, known.meaning.lower()) == (value, meaning.lower()), name
 
 
+@needs_highdicom
 def test_amos_organs_have_one_each():
     names = json.loads((ROOT / "bundles" / "amos" / "configs" / "train.json").read_text())["class_names"][1:]
     private = [name for name in names if label_key(name) not in _CODES]
     assert private == ["prostate/uterus"], "one class, two organs"
-    segments = [_segment(value, name, "test", True) for value, name in enumerate(names, start=1)]
-    seen = {json.dumps([s[k] for k in s if "Sequence" in k]) for s in segments}
+    segments = [_segment(value, value, name, "test", True) for value, name in enumerate(names, start=1)]
+    seen = {str(s.SegmentedPropertyTypeCodeSequence) for s in segments}
     assert len(seen) == len(names)
 
 
@@ -70,7 +73,7 @@ def by_pydicom(path, series):
     return seg, found
 
 
-@needs_dcmqi
+@needs_highdicom
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_volumes_mask_lies_where_it_was_drawn(tmp_path, flip):
     (tmp_path / "series").mkdir()
@@ -92,7 +95,68 @@ def test_a_volumes_mask_lies_where_it_was_drawn(tmp_path, flip):
     np.testing.assert_array_equal(read_seg(seg, image.grid, values), label)
 
 
-@needs_dcmqi
+@needs_highdicom
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"FrameOfReferenceUID": None},
+        {"FrameOfReferenceUID": ""},
+        {"PatientID": None, "PatientName": None, "PatientBirthDate": None, "PatientSex": None},
+        {"StudyID": None, "StudyDate": None, "StudyTime": None, "AccessionNumber": None},
+        {"PatientBirthDate": "00000000", "PatientAge": "66", "PatientSex": "male"},
+        {"StudyDate": "2026-01-02", "StudyTime": "10:15:30"},
+        {"SpecificCharacterSet": None},
+        {"NumberOfFrames": 1},
+        {"SliceThickness": ""},
+        {"SOPClassUID": "1.3.46.670589.11.0.0.12.1"},
+    ],
+    ids=str,
+)
+def test_headers_as_hospitals_have_them(tmp_path, elements):
+    (tmp_path / "series").mkdir()
+    affine = oblique_affine((1, 1, 2), (0, 0, 0), False)
+    series = write_volume(tmp_path / "series", np.random.RandomState(0).randint(0, 900, (14, 12, 8)), affine, "CT", "x")
+    for file in series.files:
+        image = pydicom.dcmread(file)
+        for name, value in elements.items():
+            if value is None:
+                delattr(image, name)
+            else:
+                image.add(pydicom.DataElement(name, dictionary_VR(name), value, validation_mode=config.IGNORE))
+        image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
+        image.save_as(file)
+    grid, files = open_image(tmp_path / "series").grid, series_files(tmp_path / "series")
+    write_seg(drawn(grid.shape), grid, NAMES, files, tmp_path / "seg.dcm")
+    seg = pydicom.dcmread(tmp_path / "seg.dcm")
+    np.testing.assert_array_equal(read_seg(seg, grid, {n: v for v, n in NAMES.items()}), drawn(grid.shape))
+    (referenced,) = {i.ReferencedSOPClassUID for i in seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence}
+    assert referenced == image.SOPClassUID
+    for name in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime"):
+        assert seg[name].value == (pydicom.dcmread(files[0]).get(name) or ""), name
+
+
+@needs_highdicom
+@pytest.mark.parametrize("name", ["", "a\\b", "a\nb"])
+def test_a_name_that_cannot_be_a_label_is_refused(tmp_path, name):
+    series = write_xray(tmp_path, np.random.RandomState(0).randint(0, 900, (14, 12)), "DX", "x")
+    with pytest.raises(ValueError, match="cannot be the label of a segment"):
+        write_seg(
+            drawn((14, 12)), open_image(series.files[0]).grid, {1: "a", 3: name}, series.files, tmp_path / "seg.dcm"
+        )
+    assert not (tmp_path / "seg.dcm").exists()
+
+
+@needs_highdicom
+def test_an_instance_without_a_uid_is_refused(tmp_path):
+    (file,) = write_xray(tmp_path, np.random.RandomState(0).randint(0, 900, (14, 12)), "DX", "x").files
+    image = pydicom.dcmread(file)
+    del image.StudyInstanceUID
+    image.save_as(file)
+    with pytest.raises(ValueError, match="without StudyInstanceUID"):
+        write_seg(drawn((14, 12)), open_image(file).grid, NAMES, [file], tmp_path / "seg.dcm")
+
+
+@needs_highdicom
 def test_a_scout_of_the_same_series_is_no_part_of_it(tmp_path):
     (tmp_path / "series").mkdir()
     affine = oblique_affine((1, 1, 2), (0, 0, 0), False)
@@ -110,7 +174,7 @@ def test_a_scout_of_the_same_series_is_no_part_of_it(tmp_path):
     np.testing.assert_array_equal(read_seg(seg, image.grid, {n: v for v, n in NAMES.items()}), drawn(image.grid.shape))
 
 
-@needs_dcmqi
+@needs_highdicom
 def test_an_xrays_mask_is_tied_to_its_pixels(tmp_path):
     (tmp_path / "series").mkdir()
     write_xray(tmp_path / "series", np.random.RandomState(0).randint(0, 900, (14, 12)), "DX", "x", inverted=True)
@@ -124,7 +188,7 @@ def test_an_xrays_mask_is_tied_to_its_pixels(tmp_path):
     np.testing.assert_array_equal(found, label)
 
 
-@needs_dcmqi
+@needs_highdicom
 def test_a_mask_of_nothing_cannot_be_one(tmp_path):
     series = write_xray(tmp_path, np.random.RandomState(0).randint(0, 900, (14, 12)), "DX", "x")
     grid = open_image(series.files[0]).grid
@@ -133,7 +197,7 @@ def test_a_mask_of_nothing_cannot_be_one(tmp_path):
     assert not (tmp_path / "seg.dcm").exists()
 
 
-@needs_dcmqi
+@needs_highdicom
 def test_frames_of_an_enhanced_file_are_referred_to_by_number(tmp_path):
     order = np.random.RandomState(0).permutation(20).tolist()
     path = write_enhanced(tmp_path / "enhanced.dcm", frames=order)

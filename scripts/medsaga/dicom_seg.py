@@ -1,15 +1,12 @@
 """Label maps as DICOM segmentation objects (SEG) and back, on the voxels of the series that they belong to.
 
-Writing needs dcmqi (``pip install medsaga[label]``), reading does not.
+Writing needs highdicom (``pip install medsaga[label]``), reading does not.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import logging
-import subprocess
-import tempfile
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -17,10 +14,16 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.uid import SegmentationStorage
+from pydicom.sr.coding import Code
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    SegmentationStorage,
+    generate_uid,
+)
 
-from medsaga.dicom_stand_ins import point_to_frames, point_to_pixels, write_stand_ins
-from medsaga.nifti import write_nifti
+from medsaga import __version__
 from medsaga.reading import Grid
 
 __all__ = ["label_key", "read_seg", "segment_names", "write_seg"]
@@ -82,6 +85,10 @@ _PALETTE = [
     (245, 140, 40),
 ]
 
+_AI = Code("123110", "DCM", "Artificial Intelligence")
+_COPIED = ("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge")
+_COPIED += ("StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber", "ReferringPhysicianName")
+
 
 def label_key(name: str) -> str:
     """Form in which names of labels are compared: clients change case and underscores."""
@@ -114,48 +121,59 @@ def write_seg(
         automatic: whether nobody has had a hand in it.
 
     Raises:
-        ValueError: no voxel is segmented.
-        RuntimeError: dcmqi is not installed, or refuses, with its words.
+        ValueError: no voxel is segmented, a name cannot be a segment's label, or an instance lacks a UID.
+        RuntimeError: highdicom is not installed.
     """
     values = [int(v) for v in np.unique(label) if v]
     if not values:
         raise ValueError("no voxel is segmented, and a DICOM segmentation needs at least one")
-    meta = {
-        "ContentCreatorName": "medsaga",
-        "ContentLabel": "SEGMENTATION",
-        "ContentDescription": "Segmentation made with medsaga",
-        "SeriesDescription": f"Segmentation: {', '.join(names[v] for v in values)}"[:64],
-        "SeriesNumber": "300",
-        "InstanceNumber": "1",
-        "BodyPartExamined": "",
-        "segmentAttributes": [[_segment(v, names[v], creator, automatic) for v in values]],
-    }
-    with tempfile.TemporaryDirectory() as name:
-        work, planar = Path(name), len(grid.shape) == 2
-        source = work / "series"
-        source.mkdir()
-        frames = write_stand_ins(files, grid, source)
-        volume = label.reshape(*grid.shape, 1) if planar else label
-        write_nifti(volume.astype(np.uint16), grid.affine, work / "label.nii.gz")
-        (work / "meta.json").write_text(json.dumps(meta))
-        words = [str(_converter()), "--inputImageList", str(work / "label.nii.gz")]
-        words += ["--inputDICOMDirectory", str(source), "--inputMetadata", str(work / "meta.json")]
-        words += ["--outputDICOM", str(work / "seg.dcm")]
-        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-        if done.returncode or not (work / "seg.dcm").is_file():
-            raise RuntimeError(f"itkimage2segimage cannot write the segmentation: {done.stdout.strip()[-600:]}")
-        seg = pydicom.dcmread(work / "seg.dcm")
-        if planar:
-            point_to_pixels(seg)
-        if frames:
-            point_to_frames(seg, frames)
-        for name in [e.keyword for e in seg if e.keyword.startswith("ClinicalTrial")]:
-            delattr(seg, name)  # dcmqi fills them in, but this is no trial
-        # dcmqi counts in seconds, too coarse to tell which of two segmentations is the newer one
-        now = datetime.now()
-        seg.ContentDate = seg.SeriesDate = now.strftime("%Y%m%d")
-        seg.ContentTime = seg.SeriesTime = now.strftime("%H%M%S.%f")
-        seg.save_as(path, write_like_original=False)
+    try:
+        import highdicom
+    except ImportError as e:
+        raise RuntimeError("Writing DICOM segmentations needs highdicom: pip install medsaga[label]") from e
+    for name in (names[v] for v in values):
+        if not name.strip() or re.search(r"[\\\x00-\x1f]", name):
+            raise ValueError(
+                f"{name!r} cannot be the label of a segment: it is empty, or has a backslash or line break"
+            )
+    numbers = np.zeros(values[-1] + 1, np.uint16)  # of segments: without gaps
+    numbers[values] = range(1, len(values) + 1)
+    headers = [pydicom.dcmread(file, stop_before_pixels=True, force=True) for file in files]
+    for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID"):
+        if not all(header.get(name) for header in headers):
+            raise ValueError(f"the series has an instance without {name}, so no segmentation can refer to it")
+    stand_ins = {generate_uid(): source for source in _sources(headers, grid)}
+    seg = highdicom.seg.Segmentation(
+        source_images=[_stand_in(headers[0], grid, number, uid) for number, uid in enumerate(stand_ins)],
+        pixel_array=numbers[label].T,
+        segmentation_type="BINARY",
+        segment_descriptions=[_segment(n, v, names[v], creator, automatic) for n, v in enumerate(values, start=1)],
+        series_instance_uid=generate_uid(),
+        series_number=300,
+        series_description=f"Segmentation: {', '.join(names[v] for v in values)}"[:64],
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer="medsaga",
+        manufacturer_model_name="medsaga",
+        software_versions=__version__,
+        device_serial_number="0",
+        content_label="SEGMENTATION",
+        content_description="Segmentation made with medsaga",
+        content_creator_name="medsaga^",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+    )
+    seg.SpecificCharacterSet = "ISO_IR 192"
+    for name in _COPIED:
+        if name in headers[0]:
+            seg[name] = headers[0][name]  # as it is, valid or not
+    if "FrameOfReferenceUID" not in seg:
+        seg.PatientOrientation = ""  # to be there, though empty, where there is no orientation of the plane
+    _point_to(seg, headers, stand_ins)
+    # to tell which of two segmentations is the newer one
+    now = datetime.now()
+    seg.ContentDate = seg.SeriesDate = now.strftime("%Y%m%d")
+    seg.ContentTime = seg.SeriesTime = now.strftime("%H%M%S.%f")
+    seg.save_as(path, write_like_original=False)
 
 
 def read_seg(seg: pydicom.Dataset, grid: Grid, values: Mapping[str, int]) -> np.ndarray:
@@ -221,35 +239,94 @@ def _indices(column: np.ndarray, row: np.ndarray, group: Any, grid: Grid) -> np.
     return index
 
 
-def _segment(value: int, name: str, creator: str, automatic: bool) -> dict[str, Any]:
-    """dcmqi's description of a segment."""
+def _sources(headers: Sequence[pydicom.Dataset], grid: Grid) -> list[tuple[pydicom.Dataset, int]]:
+    """By slice: the header of its file, and its frame there, from 1; 0 where a file is one slice."""
+    if "PerFrameFunctionalGroupsSequence" not in headers[0]:
+        return [(header, 0) for header in headers]
+    frames = [(header, n) for header in headers for n in range(1, len(header.PerFrameFunctionalGroupsSequence) + 1)]
+    places = np.array([_place_of(header, n) for header, n in frames])
+    nearest = [np.linalg.norm(places - _place(grid, k), axis=1).argmin() for k in range(grid.shape[2])]
+    return [frames[n] for n in nearest]
+
+
+def _place_of(header: pydicom.Dataset, number: int) -> np.ndarray:
+    """Position of a frame's first pixel in LPS, mm; frames are counted from 1."""
+    group = header.PerFrameFunctionalGroupsSequence[number - 1]
+    group = group if "PlanePositionSequence" in group else header.SharedFunctionalGroupsSequence[0]
+    return np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
+
+
+def _place(grid: Grid, number: int) -> np.ndarray:
+    """Position of a slice's first pixel in LPS, mm."""
+    return (np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.affine @ [0, 0, number, 1])[:3]
+
+
+def _stand_in(header: pydicom.Dataset, grid: Grid, number: int, uid: str) -> pydicom.Dataset:
+    """A slice as highdicom takes it, which refuses headers that lack what hospitals leave out."""
+    image = pydicom.Dataset()
+    image.StudyInstanceUID, image.SeriesInstanceUID = header.StudyInstanceUID, header.SeriesInstanceUID
+    image.SOPClassUID, image.SOPInstanceUID = DigitalXRayImageStorageForPresentation, uid
+    image.PatientName = image.PatientID = image.PatientBirthDate = image.PatientSex = ""
+    image.StudyDate = image.StudyTime = image.StudyID = image.AccessionNumber = ""
+    image.Columns, image.Rows = grid.shape[:2]
+    if len(grid.shape) == 3:
+        columns = np.diag([-1.0, -1.0, 1.0]) @ grid.affine[:3, :2] / grid.spacing[:2]
+        image.SOPClassUID = MRImageStorage
+        frame = generate_uid(entropy_srcs=[header.SeriesInstanceUID])  # the same for all slices
+        image.FrameOfReferenceUID = header.get("FrameOfReferenceUID") or frame
+        image.ImagePositionPatient = _decimals(_place(grid, number))
+        image.ImageOrientationPatient = _decimals(columns.T.ravel())
+        image.PixelSpacing = _decimals(grid.spacing[1::-1])  # between rows, between columns
+        (image.SliceThickness,) = (image.SpacingBetweenSlices,) = _decimals(grid.spacing[2:])
+    return image
+
+
+def _decimals(values: Sequence[float]) -> list[str]:
+    """DICOM's decimal strings: at most 16 characters."""
+    return [str(pydicom.valuerep.DSfloat(float(v), auto_format=True)) for v in values]
+
+
+def _point_to(
+    seg: pydicom.Dataset, headers: Sequence[pydicom.Dataset], stand_ins: Mapping[str, tuple[pydicom.Dataset, int]]
+) -> None:
+    """Let a segmentation refer to the images themselves in the place of their stand-ins."""
+    del seg.SourceImageSequence
+    items = [pydicom.Dataset() for _ in headers]
+    for item, header in zip(items, headers):
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+    seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence = items
+    for groups in seg.PerFrameFunctionalGroupsSequence:
+        item = groups.DerivationImageSequence[0].SourceImageSequence[0]
+        if item.ReferencedSOPInstanceUID not in stand_ins:
+            continue  # newer releases of highdicom share an item among the segments of a slice
+        header, number = stand_ins[item.ReferencedSOPInstanceUID]
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+        if number:
+            item.ReferencedFrameNumber = number
+
+
+def _segment(number: int, value: int, name: str, creator: str, automatic: bool) -> pydicom.Dataset:
+    """highdicom's description of a segment."""
+    import highdicom
+    from skimage.color import rgb2lab
+
     key = label_key(name)
     # a name without a known code gets one of this project's own scheme, whose code is the name
     private = ((key.replace(" ", "_")[:16], name), None)
     (code, meaning), modifier = _CODES.get(key, private)
-    attributes = {
-        "labelID": value,
-        "SegmentLabel": name[:64],
-        "SegmentDescription": name[:64],
-        "SegmentAlgorithmType": "AUTOMATIC" if automatic else "SEMIAUTOMATIC",
-        "SegmentAlgorithmName": creator[:64],
-        "SegmentedPropertyCategoryCodeSequence": _code("123037004", "Anatomical Structure"),
-        "SegmentedPropertyTypeCodeSequence": _code(code, meaning, "SCT" if key in _CODES else "99MEDSAGA"),
-        "recommendedDisplayRGBValue": list(_COLOURS.get(key, _PALETTE[(value - 1) % len(_PALETTE)])),
-    }
+    segment = highdicom.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=name[:64],
+        segmented_property_category=Code("123037004", "SCT", "Anatomical Structure"),
+        segmented_property_type=Code(code, "SCT" if key in _CODES else "99MEDSAGA", meaning[:64]),
+        algorithm_type="AUTOMATIC" if automatic else "SEMIAUTOMATIC",
+        algorithm_identification=highdicom.AlgorithmIdentificationSequence(creator[:64], _AI, __version__),
+    )
+    segment.SegmentDescription = name[:64]
     if modifier:
-        attributes["SegmentedPropertyTypeModifierCodeSequence"] = _code(*modifier)
-    return attributes
-
-
-def _code(value: str, meaning: str, scheme: str = "SCT") -> dict[str, str]:
-    return {"CodeValue": value, "CodingSchemeDesignator": scheme, "CodeMeaning": meaning[:64]}
-
-
-def _converter() -> Path:
-    """dcmqi's program itself: its command need not be on the PATH."""
-    package = importlib.util.find_spec("dcmqi")
-    found = sorted(Path(package.origin).parent.glob("bin/itkimage2segimage*")) if package else []
-    if not found:
-        raise RuntimeError("Writing DICOM segmentations needs the package dcmqi: pip install medsaga[label]")
-    return found[0]
+        concept = highdicom.sr.CodedConcept(modifier[0], "SCT", modifier[1])
+        segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [concept]
+    colour = _COLOURS.get(key, _PALETTE[(value - 1) % len(_PALETTE)])
+    lab = rgb2lab(np.divide(colour, 255))
+    segment.RecommendedDisplayCIELabValue = list(highdicom.color.CIELabColor(*lab).value)
+    return segment

@@ -81,8 +81,8 @@ def mask_of(path):
 
 
 def needs(extension):
-    if extension == ".dcm" and importlib.util.find_spec("dcmqi") is None:
-        pytest.skip("dcmqi is not installed (pip install medsaga[label])")
+    if extension == ".dcm" and importlib.util.find_spec("highdicom") is None:
+        pytest.skip("highdicom is not installed (pip install medsaga[label])")
 
 
 @pytest.mark.parametrize("extension", [".png", ".dcm"])

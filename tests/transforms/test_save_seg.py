@@ -15,7 +15,7 @@ from medsaga.transforms import OrientSlicesd, ReadImaged, SaveMaskd
 from ..integration.dicom.series import RAS_TO_LPS, oblique_affine, write_volume
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("dcmqi") is None, reason="dcmqi is not installed (pip install medsaga[label])"
+    importlib.util.find_spec("highdicom") is None, reason="highdicom is not installed (pip install medsaga[label])"
 )
 CLASSES = ["background", "spleen", "tumour"]
 

@@ -61,8 +61,6 @@ def monai_label(folder: Path, studies: str, conf: dict[str, str], app: Path | No
     for key, value in conf.items():
         words += ["--conf", key, value]
     settings = {
-        # commands of this environment (itkimage2segimage), also where it is not activated
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
         "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(folder / "cache"),
         "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
 from fastapi import HTTPException
@@ -12,7 +14,8 @@ from fastapi import HTTPException
 from medsaga.dicom_seg import write_seg
 from medsaga.reading import open_image
 
-from .geometry import stored_segs, write_label
+from ..server import serve, small_bundle
+from .geometry import at_series, stored_segs, write_label
 from .services import upload
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("clean")]
@@ -169,3 +172,83 @@ def test_a_segmentation_from_elsewhere_says_which_models_it_fits(dicom, store, m
             assert used == ([remote.get_label_uri(series.uid, "final")] if name in expected else [])
         assert remote.get_label_info(series.uid, "final")["models"] == expected, "also when it has been read"
     remote._observer.stop()
+
+
+# --- over HTTP ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def servers(store, cases, tmp_path_factory):
+    """A server of a folder and one of the DICOM store, both of two volumes and of bundles that share no class."""
+    work = tmp_path_factory.mktemp("servers")
+    bundles = [small_bundle(work, name, trained=False) for name in ("hippocampus", "spleen")]
+    conf = {"models": ",".join(str(bundle) for bundle in bundles)}
+    remote = {
+        "environment": {"MONAI_LABEL_DICOMWEB_CACHE_PATH": str(work / "cache")},
+        "words": ["--studies", store],  # the last one counts
+    }
+    with (
+        serve(work / "folder", bundles[0], cases=0, conf=conf) as folder,
+        serve(work / "dicom", bundles[0], cases=0, conf=conf, **remote) as dicom,
+    ):
+        for series in (cases["mr"].series, cases["mr2"].series):
+            image = work / "image.nii.gz"
+            nib.save(nib.Nifti1Image(series.voxels.astype(np.int16), series.affine), image)
+            assert folder.add_image(series.uid, image).ok
+        yield {"folder": folder, "dicom": dicom}
+
+
+def answered(server, case, file, tag, info):
+    """What a server makes of a submission: the values that it gives back and its answer, or the refusal."""
+    answer = server.save_label(case.series.uid, file, tag, **info)
+    if not answer.ok:
+        return answer.status_code, answer.json()["detail"]
+    label = server.request("GET", "/datastore/label", params={"label": case.series.uid, "tag": tag})
+    assert label.ok, label.text
+    stored = file.with_name("stored.nii.gz")
+    stored.write_bytes(label.content)
+    report = {key: answer.json().get(key) for key in ("tag", "annotator", "models", "voxels", "warnings")}
+    return answer.status_code, at_series(stored, case.series).tolist(), report
+
+
+# submission: tag, value of the file by class number, what is sent beside it, whether the file is moved; what is said
+SUBMITTED = {
+    "idx that falls": ("final", (1, 2), segments("posterior", "anterior", idx=(2, 1)), False, None),
+    "segmentIndex": ("final", (5, 3), segments("posterior", "anterior", segmentIndex=(3, 5)), False, None),
+    "spelling": ("final", (1, 2), segments("_Anterior", "POSTERIOR", idx=(1, 2)), False, None),
+    "moved": ("final", (1, 2), segments("anterior", "posterior"), True, "voxels away"),
+    "no name": ("final", (1, 2), segments("anterior"), False, "[2] have no name"),
+    "no class": ("final", (1, 2), segments("anterior", "tumour"), False, "not all classes of one served model"),
+    "tag": ("Dr. Müller", (1, 2), segments("anterior", "posterior"), False, None),
+}
+
+
+@pytest.mark.parametrize("what", SUBMITTED)
+def test_both_servers_answer_the_same(servers, cases, tmp_path, what):
+    case = cases["mr"]
+    tag, numbers, names, moved, refusal = SUBMITTED[what]
+    values = np.array([0, *numbers], np.uint8)[case.label]
+    series = replace(case.series, affine=case.series.affine + MOVED) if moved else case.series
+    write_label(tmp_path / "label.nii.gz", values, series)
+    folder, dicom = (
+        answered(server, case, tmp_path / "label.nii.gz", tag, {"label_info": names}) for server in servers.values()
+    )
+    assert folder == dicom
+    if refusal:
+        assert folder[0] == 422 and refusal in folder[1]
+    else:
+        assert folder[0] == 200 and folder[2]["models"] == ["hippocampus"]
+        np.testing.assert_array_equal(folder[1], case.label)
+
+
+def test_a_bundle_does_not_train_on_the_labels_of_another(servers, cases, tmp_path):
+    server, of = servers["dicom"], {"hippocampus": ("mr", "anterior"), "spleen": ("mr2", "spleen")}
+    for image, name in of.values():
+        label = write_label(tmp_path / "label.nii.gz", (cases[image].label == 1) * 1, cases[image].series)
+        assert server.save_label(cases[image].series.uid, label, label_info=segments(name)).ok
+    for bundle, (image, _) in of.items():
+        assert server.request("POST", f"/train/{bundle}", json={"max_epochs": 1}).ok
+        state = server.wait_for_training()
+        assert state["status"] == "DONE", state["details"]
+        (version,) = json.loads((server.bundle.parent / bundle / "models" / "versions.json").read_text())
+        assert version["trained_on"] + version["held_back"] == [f"{cases[image].series.uid}.nii.gz"], bundle
