@@ -61,6 +61,6 @@ def test_progress_of_a_killed_training_is_not_shown_after_a_restart(tmp_path):
         stop(server.process)
     with serve(tmp_path, bundle) as server:
         restarted = server.info()["train_stats"]["hippocampus"]
-    for stats in (killed, restarted):
+    for stats in (restarted, killed):
         assert not {"epoch", "current_epoch", "total_epochs", "current_time"} & set(stats)
         assert stats["message"] == "the last training ended before it was done"

@@ -1,10 +1,14 @@
-"""Requests that a running server refuses: none runs code, reaches more than it should, or makes it fail."""
+"""Requests that a running server refuses: none runs code, reaches more than it should, or makes it fail.
+
+What it takes can be read back, and what it removes is gone.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import shutil
+import time
 import zipfile
 from pathlib import Path
 
@@ -17,7 +21,7 @@ pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip inst
 
 from medsaga.records import with_record
 
-from .server import serve
+from .server import serve, small_bundle
 
 pytestmark = pytest.mark.integration
 
@@ -30,6 +34,7 @@ EXPRESSIONS = [
     "__import__('pathlib').Path('ran').touch()",
     "{{7*7}}${7*7}`touch ran`$(touch ran);touch ran",
 ]
+NESTED = '{"a":' * 300 + "1" + "}" * 300
 LIMITS = {"MEDSAGA_MAX_PROMPTS": "5", "MEDSAGA_MAX_UPLOAD_GB": "0.02", "MEDSAGA_MAX_FILES": "20"}
 
 
@@ -51,8 +56,12 @@ def server(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def unharmed(server):
-    """Nothing ran, nothing failed, and the served weights are those of before, or a version that says so."""
+    """Nothing ran, nothing failed, and the served weights are those of before, or a version."""
+    served = server.bundle / "models" / "model.pt"
+    before = served.read_bytes()
     yield
+    assert served.is_file()
+    assert served.read_bytes() in [before, *(path.read_bytes() for path in served.parent.glob("model_v*.pt"))]
     folder = server.log.parent
     assert not [path for path in folder.rglob("ran*") if path.is_dir() or path.suffix != ".gz"]
     assert not Path("ran").exists()
@@ -134,7 +143,7 @@ def test_a_training_takes_names_of_images_as_they_are(server):
         "{",
         '{"model": ["a"]}',
         '{"a": NaN}',
-        '{"a":' * 300 + "1" + "}" * 300,
+        NESTED,
     ],
 )
 def test_fields_that_are_no_object_of_json(server, text):
@@ -153,17 +162,23 @@ def test_fields_that_are_no_object_of_json(server, text):
         assert answer.status_code in (400, 422), answer.text
 
 
-def test_limits_are_said_before_anything_is_read(server, tmp_path):
-    assert "MEDSAGA_MAX_PROMPTS" in detail(
-        server.infer("hippocampus_prompt", "phantom_000", foreground=[[1, 1, 1]] * 6), 422
-    )
+def test_prompts_are_limited(server):
+    answer = server.infer("hippocampus_prompt", "phantom_000", foreground=[[1, 1, 1]] * 6)
+    assert "MEDSAGA_MAX_PROMPTS" in detail(answer, 422)
+
+
+@pytest.mark.parametrize("method, path, field", [("PUT", "/session/", "files"), ("POST", "/infer/hippocampus", "file")])
+def test_an_image_is_limited_by_its_header(server, method, path, field):
     header = nib.Nifti1Header()
     header.set_data_shape((30000, 30000, 3000))
     header.set_data_dtype(np.uint8)
     header["magic"], header["vox_offset"] = b"n+1", 352
     bomb = ("x.nii", header.binaryblock + bytes(104))
-    assert "MEDSAGA_MAX_IMAGE_GB" in detail(server.request("PUT", "/session/", files={"files": bomb}), 422)
-    assert "MEDSAGA_MAX_IMAGE_GB" in detail(server.request("POST", "/infer/hippocampus", files={"file": bomb}), 422)
+    assert "MEDSAGA_MAX_IMAGE_GB" in detail(server.request(method, path, files={field: bomb}), 422)
+    assert list((server.log.parent / "sessions").glob("*")) == []
+
+
+def test_uploads_are_limited_before_they_are_unpacked(server):
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         for number in range(21):
@@ -187,6 +202,69 @@ def test_names_of_files_that_are_none(server, name):
     ]:
         answer = server.request(method, path, files={field: (name, b"x")})
         assert answer.status_code in (400, 422), (path, answer.status_code, answer.text)
+
+
+# --- what is stored -------------------------------------------------------------------------------------------------
+
+
+def test_a_note_that_cannot_be_read_back_keeps_no_server_from_starting(tmp_path):
+    bundle, query = small_bundle(tmp_path), {"image": "phantom_000"}
+    with serve(tmp_path, bundle, cases=1) as server:
+        answer = server.request("PUT", "/datastore/image/info", params=query, data={"info": NESTED})
+    with serve(tmp_path, bundle, cases=1) as server:
+        assert server.request("GET", "/datastore/image/info", params=query).ok
+    assert "info" in detail(answer, 422)
+
+
+def test_a_damaged_entry_keeps_no_server_from_starting(tmp_path):
+    bundle = small_bundle(tmp_path)
+    with serve(tmp_path, bundle, cases=2) as server:
+        listed = server.studies / "datastore_v2.json"
+    content = json.loads(listed.read_text())
+    content["objects"]["phantom_000"]["image"]["info"] = json.loads(NESTED)
+    listed.write_text(json.dumps(content))
+    with serve(tmp_path, bundle, cases=2) as server:
+        assert server.info()["datastore"]["total"] == 2, "its image is there"
+        log = server.log.read_text()
+    (aside,) = (server.studies / ".medsaga" / "set_aside").iterdir()
+    assert "phantom_000" in aside.read_text() and '{"a": ' * 299 in aside.read_text()
+    assert "phantom_001" not in aside.read_text() and str(aside) in log, "it is kept, and the log names it"
+
+
+@pytest.mark.parametrize("what", ["image", "label"])
+@pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": [-Infinity]}', '{"a": 1e999}', r'{"a": "\ud800"}', NESTED])
+def test_notes_of_any_kind_leave_the_list_of_images_as_it_was(server, what, text):
+    query = {what: "phantom_000", "tag": "final"}
+    answer = server.request("PUT", f"/datastore/{what}/info", params=query, data={"info": text})
+    listed = server.request("GET", "/datastore/", params={"output": "all"})
+    assert listed.status_code == 200, listed.text
+    assert "info" in detail(answer, 422)
+
+
+@pytest.mark.parametrize("info", [{"ts": "abc"}, {"ts": 1e300}, {"ts": None}, {"annotator": ["ann"]}, {"models": 1}])
+def test_a_label_can_be_saved_whatever_was_noted_about_it(server, info):
+    query = {"label": "phantom_000", "tag": "final"}
+    answer = server.request("PUT", "/datastore/label/info", params=query, data={"info": json.dumps(info)})
+    saved = server.save_label("phantom_000", server.labels / "phantom_000.nii.gz")
+    assert saved.status_code == 200, saved.text
+    assert next(iter(info)) in detail(answer, 422)
+
+
+@pytest.mark.parametrize("name", ["case 1", "50%20 case", "case (é)"])
+def test_a_removed_image_leaves_nothing(server, name):
+    assert server.add_image(name, server.studies / "phantom_000.nii.gz").ok
+    for _ in range(2):  # the first goes into the history
+        assert server.save_label(name, server.labels / "phantom_000.nii.gz", tag="ann").ok
+    assert server.request("POST", "/activelearning/entropy", json={"client_id": "ann"}).ok
+    scores, end = [], time.monotonic() + 60
+    while not all(kind in scores for kind in ("embedding", "entropy")):  # else they could be written once more
+        assert time.monotonic() < end, f"{name} is not scored: {scores}"
+        time.sleep(0.2)
+        files = (server.studies / ".medsaga" / "hippocampus").glob("*case*.json")
+        scores = [kind for file in files for kind in json.loads(file.read_text())["scores"]]
+    assert len(list(server.studies.rglob("*case*"))) == 5, "image, label, scores, former label and what it was"
+    assert server.request("DELETE", "/datastore/image", params={"id": name}).ok
+    assert list(server.studies.rglob("*case*")) == []
 
 
 # --- endpoints and browsers -----------------------------------------------------------------------------------------
