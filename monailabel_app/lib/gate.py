@@ -158,6 +158,10 @@ def _no_space() -> JSONResponse:
 
 async def _answer_fault(request: Request, err: OSError) -> JSONResponse:
     """The DICOM store does not answer, or a disk is full: no fault of this program."""
+    if isinstance(err, requests.RequestException) and request.scope["path"].endswith("/auth/token"):
+        if err.response is not None and 400 <= err.response.status_code < 500:
+            return JSONResponse({"detail": "The realm of the logins refuses this name and password."}, 401)
+        return JSONResponse({"detail": "The realm of the logins does not answer."}, 502)
     if isinstance(err, requests.RequestException):
         return JSONResponse({"detail": "The DICOM store does not answer."}, 502)
     if nothing_can_be_written(err):

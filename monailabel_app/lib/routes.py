@@ -6,6 +6,7 @@ The same table stands in ``docs/administrator.md``; a test compares both with th
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -33,6 +34,11 @@ def _read_from_store(path: str) -> None:
 
 def _send_to_store(path: str) -> None:
     _dicomweb_path(path, _STORED)
+
+
+def _needs_nvidia_smi(path: str) -> None:
+    if not shutil.which("nvidia-smi"):
+        raise HTTPException(404, "This server has no nvidia-smi.")
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("GET", "/auth/token/valid"): Route("user"),
     ("GET", "/info/"): Route("user"),
     ("GET", "/logs/"): Route("admin", "only where there are logins", login=True),
-    ("GET", "/logs/gpu"): Route("admin", "only where there are logins", login=True),
+    ("GET", "/logs/gpu"): Route("admin", "only where there are logins", login=True, check=_needs_nvidia_smi),
     ("GET", "/ohif/{path:path}"): Route("user", "files of OHIF only"),
     # segmentation
     ("POST", "/infer/{model}"): Route("user", f"{_LISTED}; image or session known, or a file that can be read", _FILE),

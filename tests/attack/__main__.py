@@ -17,10 +17,15 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="no stop, no full disk, trainings are not waited for")
     parser.add_argument("--json", type=Path, help="file for all counts; standard output unless given")
     parser.add_argument("--keep", type=Path, help="folder to work in, with the server's log; a temporary one else")
+    parser.add_argument(
+        "--store", choices=["folder", "dicom"], default="folder", help="that holds the studies (folder)"
+    )
+    parser.add_argument("--logins", action="store_true", help="the server asks a realm for who may do what")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="medsaga-attack-") as temporary:
         root = options.keep or Path(temporary)
-        report = Attack(root, options.requests, options.seed, long=not options.short, verbose=True).run()
+        site = {"dicom": options.store == "dicom", "logins": options.logins}
+        report = Attack(root, options.requests, options.seed, long=not options.short, verbose=True, **site).run()
     print(report.table())
     if options.json:
         options.json.write_text(report.json())

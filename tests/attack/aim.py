@@ -9,7 +9,8 @@ import numpy as np
 from .files import Files
 from .payloads import KINDS, Raw, payload
 from .routes import DEEP, HEADERS, INNER, JSON_TEXT, POINTS, Operation
-from .wire import Part, Shot, as_json, multipart, quoted
+from .store import STORE_PATHS, Store
+from .wire import Part, Shot, as_json, multipart, quoted, related
 
 __all__ = ["Aim"]
 
@@ -37,6 +38,7 @@ class Aim:
         spare: images that may be deleted.
         mark: file that shows that an expression was evaluated.
         rng: chooses.
+        store: where the images are series of a DICOM store.
     """
 
     def __init__(
@@ -47,7 +49,12 @@ class Aim:
         spare: list[str],
         mark: str,
         rng: np.random.Generator,
+        store: Store | None = None,
     ) -> None:
+        self.store = store
+        if store:
+            adding = Operation("POST", "/proxy/dicom/wado/{path}", ["path"], [], form=[*store.fields], files=["dicom"])
+            operations = 5 * [adding] + [adding if o.route == adding.route else o for o in operations]
         self.operations = operations + 3 * [o for o in operations if o.path in DEEP and o.method in ("POST", "PUT")]
         self.files = files
         self.guarded, self.spare = guarded, spare
@@ -68,7 +75,7 @@ class Aim:
         skipped = {"file"} if operation.path == "/infer/{model}" and self.rng.random() < 0.7 else set()
         skipped |= {"label"} if operation.path == "/infer/{model}" and self.rng.random() < 0.9 else set()
         files = {name: self._file(operation, name, values) for name in operation.files if name not in skipped}
-        shot = Shot(operation.route, operation.method, "")
+        shot = Shot(operation.route, operation.method, "", inside=tuple(operation.inside))
         headers: list[tuple[str, str | bytes]] = []
 
         ways = ["good"] * 2 + ["field"] * 6 + ["header"] + (["file"] * 3 if files else []) + ["structure"]
@@ -110,6 +117,9 @@ class Aim:
             shot.body, kind = raw, "application/json" if operation.json else "multipart/form-data; boundary=attack-7c1f"
         elif operation.json:
             shot.body, kind = as_json(body), "application/json"
+        elif "dicom" in files and self.store:
+            headers_of = {keyword: value for keyword, value in form.items() if value is not None}
+            kind, shot.body = related(self.store.instances(headers_of, files["dicom"][1]))
         elif operation.form or operation.files:
             parts = [Part(name, filename, content) for name, (filename, content) in files.items()]
             kind, shot.body = multipart({n: self._as_form(v) for n, v in form.items()}, parts)
@@ -124,6 +134,8 @@ class Aim:
         kinds = list(KINDS)
         shot.kind = kinds[self.rng.integers(len(kinds))]
         value = payload(shot.kind, self.rng, self.mark)
+        if self.store and operation.path.startswith("/proxy") and shot.kind == "path" and self.rng.random() < 0.7:
+            value = STORE_PATHS[self.rng.integers(len(STORE_PATHS))]
         text = [name for name in form if name in JSON_TEXT]
         places = [*values, *form, *text, *text, *text, *(["(body)"] * 4 if operation.json else [])]
         if not places:
@@ -210,7 +222,12 @@ class Aim:
             "path": ["index.html", "studies", "x"],
             "limit_cases": [1, None],
             "lines": [10],
+            "username": ["user"],
+            "password": ["right"],
+            "grant_type": ["password"],
         }
+        if self.store and operation.path.startswith("/proxy"):
+            choices["path"] = ["studies"] if operation.method == "POST" else self.store.paths
         if name in JSON_TEXT:
             return {}
         options = choices.get(name, [None])
@@ -220,6 +237,8 @@ class Aim:
         """Name and content of a file that the field is meant for."""
         if operation.path.startswith("/model"):
             return f"{name}.pt", self.files.weights
+        if name == "dicom" and self.store:
+            return "dicom.dcm", self.store.fresh(seg=self.rng.random() < 0.4)
         labels = self.files.labels
         is_label = name == "label"
         return f"{name}.nii.gz", labels.get(

@@ -7,17 +7,23 @@ import os
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from monailabel.utils.others.generic import md5_digest
 
+from ..integration.realm import realm, serve_with_logins
 from ..integration.server import Server, serve, small_bundle
 from . import scenes
 from .aim import Aim
 from .files import Files
+from .logins import Logins
 from .payloads import expression_mark
 from .routes import operations
+from .store import Store, store
 from .watch import SECRET, Watch
 from .wire import Answer, Shot, fire
 
@@ -25,7 +31,8 @@ __all__ = ["Attack", "Report"]
 
 GUARDED = ["phantom_000", "phantom_001"]
 SPARE = ["phantom_002", "phantom_003"]
-_LEAKS = (SECRET.encode(), b"root:x:0:0", b"1787569")  # a file outside, another, 1337 * 1337
+# a file outside, another, 1337 * 1337, a DICOM store's own
+_LEAKS = (SECRET.encode(), b"root:x:0:0", b"1787569", b'"DicomAet"')
 _ENVIRONMENT = {"MEDSAGA_MAX_IMAGE_GB": "0.2"}  # of which the bombs are a multiple
 
 
@@ -41,6 +48,7 @@ class Report:
         expressions: fields that got an expression.
         faults: kinds of faults by how often, each with the first example.
         memory: bytes that the server needed at most, beyond what it has after its first answer.
+        logins: answers by kind of token and status.
     """
 
     seed: int
@@ -55,6 +63,7 @@ class Report:
     memory: int = 0
     seconds: float = 0
     scenes: list[str] = field(default_factory=list)
+    logins: dict[str, Counter] = field(default_factory=dict)
 
     def fault(self, what: str, example: str) -> None:
         if self.verbose and what not in self.faults:
@@ -73,6 +82,9 @@ class Report:
             good = self.good.get(route, Counter())
             taken = sum(count for status, count in good.items() if 0 < status < 400)
             lines.append(f"{route:<46}{counts.total():>6}{cells}{taken:>6} of {good.total()}")
+        for who, counts in sorted(self.logins.items()):
+            told = ", ".join(f"{count} × {status}" for status, count in sorted(counts.items()))
+            lines.append(f"token {who:<24}{told}")
         lines.append(f"\n{self.requests} requests, seed {self.seed}, {self.seconds:.0f} s; {len(self.fields)} fields, ")
         lines[-1] += f"{len(self.expressions)} of them with expressions; memory +{self.memory / 1e6:.0f} MB"
         lines += [f"FAULT ({f['count']}) {what}\n      {f['example']}" for what, f in sorted(self.faults.items())]
@@ -93,11 +105,25 @@ class Attack:
         batch: requests between two checks.
         verbose: tell of each batch on standard error.
         long: also stop the server while it saves, fill its disk, and let trainings end that were accepted.
+        dicom: the studies are those of a DICOM store, in a network that this thread is in meanwhile.
+        logins: the server asks a realm for who may do what.
     """
 
     def __init__(
-        self, root: Path, requests: int, seed: int, batch: int = 250, long: bool = False, verbose: bool = False
+        self,
+        root: Path,
+        requests: int,
+        seed: int,
+        batch: int = 250,
+        long: bool = False,
+        verbose: bool = False,
+        dicom: bool = False,
+        logins: bool = False,
     ) -> None:
+        self.dicom, self.with_logins = dicom, logins
+        self.store: Store | None = None
+        self.logins: Logins | None = None
+        self.guarded, self.spare = GUARDED, SPARE
         self.root, self.requests, self.batch, self.long, self.verbose = root, requests, batch, long, verbose
         self.rng = np.random.default_rng(seed)
         self.mark = expression_mark(seed)
@@ -109,14 +135,28 @@ class Attack:
         (root / "outside.nii.gz").write_bytes(b"not for the server")
 
     def run(self) -> Report:
-        """The whole attack."""
+        """The whole attack.
+
+        Raises:
+            StoreMissingError, PermissionError: a DICOM store cannot be had, see :func:`.store.store`.
+        """
+        with ExitStack() as stack:
+            if self.dicom:
+                self.store = stack.enter_context(store(self.root / "store", self.mark, self.rng))
+                self.guarded, self.spare = self.store.guarded, self.store.spare
+            if self.with_logins:
+                self.logins = Logins(stack.enter_context(realm()), self.mark, self.rng)
+                self.report.logins = self.logins.answers
+            return self._run()
+
+    def _run(self) -> Report:
         start = time.monotonic()
         bundle = small_bundle(self.root / "server")
         watch: Watch | None = None
         sent = lives = 0
         while sent < self.requests and lives < 10:
             lives += 1
-            with serve(self.root / "server", bundle, environment=_ENVIRONMENT) as server:
+            with self._serve(self.root / "server", bundle) as server:
                 if watch is None:
                     watch = self._begin(server)
                 else:
@@ -131,18 +171,36 @@ class Attack:
         self.report.seconds = time.monotonic() - start
         return self.report
 
+    @contextmanager
+    def _serve(self, folder: Path, bundle: Path | None = None) -> Iterator[Server]:
+        """A server of the kind that is attacked."""
+        environment, words = dict(_ENVIRONMENT), []
+        if self.store:
+            environment["MONAI_LABEL_DICOMWEB_CACHE_PATH"] = str(folder / "cache")
+            words = ["--studies", self.store.url]
+        serving = serve(folder, bundle, environment=environment, words=words)
+        if self.logins:
+            serving = serve_with_logins(folder, self.logins.realm, bundle, environment, words)
+        with serving as server:
+            if self.store:
+                cache = folder / "cache" / md5_digest(self.store.url)
+                server = replace(server, studies=cache, labels=self.store.labels)
+            yield server
+
     def _begin(self, server: Server) -> Watch:
-        for name in GUARDED:
+        for name in self.guarded:
             assert server.save_label(name, server.labels / f"{name}.nii.gz", client_id="ann").ok, server.tail()
+        if self.store:
+            self.store.take_seg()
         (server.studies / "link").symlink_to(self.root / "outside" / "secret.txt")
         (server.studies / "linked").symlink_to(self.root / "outside")
-        image = server.studies / f"{GUARDED[0]}.nii.gz"
-        labels = {name: (server.labels / f"{name}.nii.gz").read_bytes() for name in (*GUARDED, *SPARE)}
+        image = server.studies / f"{self.guarded[0]}.nii.gz"
+        labels = {name: (server.labels / f"{name}.nii.gz").read_bytes() for name in (*self.guarded, *self.spare)}
         weights = (server.bundle / "models" / "model.pt").read_bytes()
         files = Files(self.root / "good", image, labels, weights, self.mark)
         found = operations(server.request("GET", "/openapi.json").json())
-        self.aim = Aim(found, files, GUARDED, SPARE, self.mark, self.rng)
-        return Watch(self.root, server, GUARDED, self.mark)
+        self.aim = Aim(found, files, self.guarded, self.spare, self.mark, self.rng, self.store)
+        return Watch(self.root, server, self.guarded, self.mark, self.store)
 
     def _one_life(self, server: Server, watch: Watch, sent: int) -> int:
         """Batches until all is sent or the server no longer answers; returns how many requests were sent."""
@@ -151,6 +209,8 @@ class Attack:
             self._restore(server)
             for _ in range(min(self.batch, self.requests - sent)):
                 shot = self.aim.shot(sent)
+                if self.logins:
+                    self.logins.sign(shot)
                 sent += 1
                 answer = fire(port, shot)
                 self._judge(shot, answer, watch)
@@ -158,7 +218,7 @@ class Attack:
                     self.report.fault(f"{shot.route}: the server no longer answers", _example(shot))
                     return sent
             self._settle(server)
-            for what, count in scenes.at_once(server, GUARDED, SPARE, self.rng).items():
+            for what, count in scenes.at_once(server, self.guarded, self.spare, self.rng).items():
                 self.report.fault(f"at once: {what}", f"{count} times")
             for fault in scenes.slow_clients(server):
                 self.report.fault(fault, "")
@@ -180,6 +240,11 @@ class Attack:
         report.fields[f"{shot.route} {shot.field}"] += 1
         if shot.kind.startswith("expression"):
             report.expressions.add(f"{shot.route} {shot.field}")
+        if shot.claim:
+            report.fields[shot.claim[0]] += 1
+            report.expressions |= {shot.claim[0]} if shot.claim[1].startswith("expression") else set()
+        for fault in self.logins.judge(shot, answer) if self.logins else []:
+            report.fault(fault, _example(shot, answer))
         if status >= 500 or (status == 0 and not shot.unfinished):
             report.fault(f"{shot.route} [{shot.kind}] -> {status or 'no answer'}", _example(shot, answer))
         # what a background task would evaluate shows only when it gets there
@@ -202,7 +267,15 @@ class Attack:
 
     def _restore(self, server: Server) -> None:
         """Put back what requests may delete, and start a session."""
-        for name in SPARE:
+        if self.store:
+            new = self.store.refill()
+            self.report.fields.update(self.store.tried)
+            self.report.expressions |= self.store.tried
+            labels = self.aim.files.labels
+            labels.update({name: (server.labels / f"{name}.nii.gz").read_bytes() for name in self.spare})
+            for fault in scenes.odd_series(server, new, self.guarded[0]):
+                self.report.fault(fault, "")
+        for name in [] if self.store else SPARE:
             if not (server.studies / f"{name}.nii.gz").exists():
                 server.add_image(name, server.labels.parent / "imagesTr" / f"{name}.nii.gz")
         answer = server.request("PUT", "/session/", files={"files": ("a.nii.gz", self.aim.image)})
@@ -240,9 +313,9 @@ class Attack:
 
     def _stopped_while_saving(self, bundle: Path, watch: Watch) -> None:
         for after in (0.1, 0.5):
-            with serve(self.root / "server", bundle, environment=_ENVIRONMENT) as server:
-                scenes.stop_while_saving(server, GUARDED, after)
-            with serve(self.root / "server", bundle, environment=_ENVIRONMENT) as server:
+            with self._serve(self.root / "server", bundle) as server:
+                scenes.stop_while_saving(server, self.guarded, after)
+            with self._serve(self.root / "server", bundle) as server:
                 watch.restarted(server)
                 self._checked(watch, f"after SIGTERM {after} s into saving")
         self.report.scenes.append("stop while saving")
@@ -252,11 +325,11 @@ class Attack:
             if disk is None:
                 self.report.scenes.append("full disk: skipped, mounting needs root")
                 return
-            with serve(disk, environment=_ENVIRONMENT) as server:
-                for name in GUARDED:
+            with self._serve(disk) as server:
+                for name in self.guarded:
                     assert server.save_label(name, server.labels / f"{name}.nii.gz", client_id="ann").ok
-                watch = Watch(self.root / "small", server, GUARDED, self.mark)
-                for fault in scenes.with_a_full_disk(server, disk, GUARDED):
+                watch = Watch(self.root / "small", server, self.guarded, self.mark, self.store)
+                for fault in scenes.with_a_full_disk(server, disk, self.guarded):
                     self.report.fault(fault, "")
                 self._checked(watch, "after a full disk")
         self.report.scenes.append("full disk")

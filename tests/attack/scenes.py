@@ -17,7 +17,7 @@ import requests
 
 from ..integration.server import Server, fill
 
-__all__ = ["at_once", "mounted", "slow_clients", "stop_while_saving", "with_a_full_disk"]
+__all__ = ["at_once", "mounted", "odd_series", "slow_clients", "stop_while_saving", "with_a_full_disk"]
 
 
 def at_once(server: Server, guarded: list[str], spare: list[str], rng: np.random.Generator) -> dict[str, int]:
@@ -61,6 +61,37 @@ def at_once(server: Server, guarded: list[str], spare: list[str], rng: np.random
     return faults
 
 
+def odd_series(server: Server, names: list[str], guarded: str) -> list[str]:
+    """Segment, save and fetch series of a store whose headers are odd; returns what is answered 5xx."""
+    faults = []
+    named = json.dumps({"label_info": [{"name": "anterior", "idx": 1}, {"name": "posterior", "idx": 2}]})
+    for name in names:
+        own = server.labels / f"{name}.nii.gz"
+        label = (own if own.is_file() else server.labels / f"{guarded}.nii.gz").read_bytes()
+        query = {"image": name, "label": name, "tag": "final"}
+        for method, path, options in (
+            ("POST", "/infer/hippocampus", {"params": {**query, "output": "image"}}),
+            (
+                "PUT",
+                "/datastore/label",
+                {"params": query, "data": {"params": named}, "files": {"label": ("l.nii.gz", label)}},
+            ),
+            ("POST", "/infer/hippocampus", {"params": {**query, "output": "dicom_seg"}, "data": {"params": named}}),
+            ("GET", "/datastore/image", {"params": query}),
+            ("GET", "/datastore/image/info", {"params": query}),
+            ("GET", "/datastore/label", {"params": query}),
+            ("GET", "/datastore/label/info", {"params": query}),
+        ):
+            try:
+                answer = server.request(method, path, **options)
+                status, text = answer.status_code, answer.text[:200]
+            except requests.RequestException as err:
+                status, text = 0, type(err).__name__
+            if status >= 500 or status == 0:
+                faults.append(f"odd series: {method} {path} -> {status} {text}")
+    return faults
+
+
 def slow_clients(server: Server, count: int = 6) -> list[str]:
     """Bodies that trickle and are dropped, and headers that never end; the server answers others meanwhile."""
     port = int(server.url.rsplit(":", 1)[1])
@@ -84,7 +115,7 @@ def slow_clients(server: Server, count: int = 6) -> list[str]:
                     connection.sendall(more)
             time.sleep(0.05)
         try:
-            answer = requests.get(f"{server.url}/info/", timeout=60)
+            answer = server.request("GET", "/info/")
             return [] if answer.ok else [f"beside slow clients GET /info/ is answered {answer.status_code}"]
         except requests.RequestException as err:
             return [f"beside slow clients GET /info/ is not answered: {type(err).__name__}"]
@@ -158,7 +189,7 @@ def with_a_full_disk(server: Server, disk: Path, guarded: list[str]) -> list[str
                 status = request().status_code
             except requests.RequestException as err:
                 status = type(err).__name__
-            if status not in (507, 422, 413) and not (isinstance(status, int) and status < 300):
+            if status not in (507, 422, 413, 405) and not (isinstance(status, int) and status < 300):
                 faults.append(f"full disk: {what} -> {status}")
     finally:
         filler.unlink()

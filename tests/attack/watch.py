@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from ..integration.server import Server, read_mask
+from .store import Store
 
 __all__ = ["MOST_MEMORY", "SECRET", "Watch"]
 
@@ -28,11 +29,12 @@ class Watch:
         server: running, with final labels of the guarded images.
         guarded: images whose labels must survive.
         mark: file that shows that an expression was evaluated, or a path was followed.
+        store: whose instances must survive, where the server's folder of studies is a cache.
     """
 
-    def __init__(self, root: Path, server: Server, guarded: list[str], mark: str) -> None:
-        self.root, self.server, self.mark = root, server, mark
-        self.folder = server.studies.parent
+    def __init__(self, root: Path, server: Server, guarded: list[str], mark: str, store: Store | None = None) -> None:
+        self.root, self.server, self.mark, self.store = root, server, mark, store
+        self.folder = server.log.parent
         self.model = server.bundle / "models" / "model.pt"
         self.outside = self._outside()
         self.images = {name: _digest(server.studies / f"{name}.nii.gz") for name in guarded}
@@ -64,6 +66,7 @@ class Watch:
         faults += [f"outside the server's folders: {path} changed" for path in sorted(changed)]
         self.outside = now
         faults += self._check_weights() + self._check_labels() + self._check_answers()
+        faults += self.store.changed() if self.store else []
         if self.server.process.poll() is not None:
             return [*faults, f"the server has ended with {self.server.process.returncode}"]
         if self.server.process.pid != self.pid:
@@ -129,7 +132,8 @@ class Watch:
     def _outside(self) -> dict[str, str]:
         """Digests of all files below the root that the server has no reason to write."""
         bundle = self.server.bundle
-        own = [self.folder / name for name in ("studies", "sessions", "tmp", "app", "server.log")]
+        own = [self.folder / name for name in ("studies", "cache", "sessions", "tmp", "app", "server.log")]
+        own += [self.store.folder] if self.store else []
         own += [bundle / name for name in ("models", "output", "cache", "eval", "logs")]
         found = {}
         for path in self.root.rglob("*"):

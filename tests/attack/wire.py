@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from .payloads import Raw
 
-__all__ = ["Answer", "Part", "Shot", "as_json", "fire", "multipart", "quoted"]
+__all__ = ["Answer", "Part", "Shot", "as_json", "fire", "multipart", "quoted", "related"]
 
 _MOST_READ = 2**22  # bytes of an answer
 _BOUNDARY = "attack-7c1f"
@@ -38,6 +38,9 @@ class Shot:
         shown: the payload, short.
         expects_refusal: an answer below 400 is a fault.
         unfinished: the server has a reason to wait for more, so no answer is none.
+        inside: fields that are part of the path.
+        login: whose token it bears, see :class:`~.logins.Logins`.
+        claim: field and kind of a payload in the token.
     """
 
     route: str
@@ -50,6 +53,9 @@ class Shot:
     shown: str = ""
     expects_refusal: bool = False
     unfinished: bool = False
+    inside: tuple[str, ...] = ()
+    login: str = ""
+    claim: tuple[str, str] | None = None
 
 
 @dataclass
@@ -95,6 +101,13 @@ def multipart(fields: dict[str, Any], parts: list[Part]) -> tuple[str, bytes]:
         head = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{part.name}"; filename="'.encode() + name
         body += head + b'"\r\nContent-Type: application/octet-stream\r\n\r\n' + part.content + b"\r\n"
     return f"multipart/form-data; boundary={_BOUNDARY}", body + f"--{_BOUNDARY}--\r\n".encode()
+
+
+def related(instances: list[bytes]) -> tuple[str, bytes]:
+    """Content type and body of what adds to a DICOM store."""
+    head = f"--{_BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+    body = b"".join(head + content + b"\r\n" for content in instances) + f"--{_BOUNDARY}--\r\n".encode()
+    return f'multipart/related; type="application/dicom"; boundary={_BOUNDARY}', body
 
 
 def fire(port: int, shot: Shot, seconds: float = 60) -> Answer:

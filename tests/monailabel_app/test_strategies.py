@@ -158,6 +158,27 @@ def test_two_annotators_never_have_the_same_image(site, strategy):
     assert site.ask(strategy, client_id="late") == {}
 
 
+@pytest.mark.parametrize("strategy", NAMES)
+def test_an_image_that_cannot_be_read_is_passed_over(site, monkeypatch, caplog, strategy):
+    """As a series of a DICOM store that is no regular volume, which is found out when it is fetched."""
+    site.train()
+    site.prepared()
+    site.ask(strategy, client_id="ann")
+    damaged = site.datastore.list_images()[:7]
+    get = site.datastore.get_image_uri
+
+    def get_image_uri(image):
+        if image in damaged:
+            raise HTTPException(422, f"Series {image} cannot be read. 2 slices are missing.")
+        return get(image)
+
+    monkeypatch.setattr(site.datastore, "get_image_uri", get_image_uri)
+    (left,) = set(site.datastore.list_images()) - set(damaged)
+    found = {site.ask(strategy, client_id=who).get("id") for who in ("ann", "bob", "cyd")}
+    assert found <= {left, None} and left in found
+    assert "is not handed out" in caplog.text and "2 slices are missing" in caplog.text
+
+
 def test_a_hold_ends_after_an_hour(site):
     site.ask("first", client_id="ann")
     assert site.ask("first", client_id="bob")["id"] == "case_1"

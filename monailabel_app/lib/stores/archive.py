@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import tempfile
 import time
@@ -23,11 +24,12 @@ from lib.labels import known_segments
 from lib.served_model import ServedModel
 from medsaga.dicom_seg import segment_names
 
-__all__ = ["Archive", "StoredSeg", "search_filter"]
+__all__ = ["Archive", "StoredSeg", "is_uid", "search_filter"]
 
 logger = logging.getLogger(__name__)
 logging.getLogger("dicomweb_client").setLevel(logging.WARNING)  # it logs each request to the store
 
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _LISTING_SECONDS = 5.0  # for which a listing of the DICOM store is believed: /info is asked for before each inference
 
 
@@ -47,6 +49,36 @@ class StoredSeg:
     image: str
     made: str
     segments: tuple[str, ...]
+
+
+def is_uid(text: str) -> bool:
+    """Whether a text is a DICOM UID; a store keeps what it is sent, and UIDs become parts of addresses and files."""
+    return len(text) <= 64 and bool(_UID.fullmatch(text))
+
+
+class _CheckedInstances:
+    """A client as MONAI Label's download needs it, which names files by the UIDs of what it is given."""
+
+    def __init__(self, client: DICOMwebClient) -> None:
+        self._client = client
+        self.retrieve_instance_frames = client.retrieve_instance_frames
+
+    def retrieve_series(self, *uids: str) -> list[Dataset]:
+        instances = self._client.retrieve_series(*uids)
+        for instance in instances:
+            _check_instance(str(instance.get("SOPInstanceUID")))
+        return instances
+
+    def retrieve_series_metadata(self, *uids: str) -> list[dict[str, Any]]:
+        instances = self._client.retrieve_series_metadata(*uids)
+        for instance in instances:
+            _check_instance(str(Dataset.from_json({"00080018": instance["00080018"]}).SOPInstanceUID))
+        return instances
+
+
+def _check_instance(uid: str) -> None:
+    if not is_uid(uid):
+        raise HTTPException(422, f"The series has an instance {uid[:100]!a}, which is no DICOM UID")
 
 
 class Archive:
@@ -123,9 +155,14 @@ class Archive:
             shutil.rmtree(part, ignore_errors=True)
 
     def download(self, study: str, series: str, folder: Path) -> None:
-        """Download a series' instances into a folder."""
+        """Download a series' instances into a folder.
+
+        Raises:
+            HTTPException: 422 for an instance whose UID is none, as it would become the name of a file; 502.
+        """
+        checked = _CheckedInstances(self._client)
         try:
-            dicom_web_download_series(study, series, str(folder), self._client, self._fetch_by_frame)
+            dicom_web_download_series(study, series, str(folder), checked, self._fetch_by_frame)
         except requests.RequestException as e:
             raise HTTPException(502, f"The DICOM store at {self._client.base_url} does not deliver: {e}") from e
 
@@ -171,8 +208,11 @@ class Archive:
             if new.keys() <= series.keys():  # also where a store knows no offset and repeats itself
                 break
             series.update(new)
-        self._listings[key] = (time.monotonic(), list(series.values()))
-        return list(series.values())
+        found = [d for d in series.values() if is_uid(str(d.SeriesInstanceUID)) and is_uid(str(d.StudyInstanceUID))]
+        if len(found) < len(series):
+            logger.warning("%d series of the DICOM store are left out: their UIDs are none", len(series) - len(found))
+        self._listings[key] = (time.monotonic(), found)
+        return found
 
     def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """One request of the client, with an error that says whose fault it is."""

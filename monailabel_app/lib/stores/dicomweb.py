@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from lib.labels import CheckedLabel, checked_values, fitting_models, known_segme
 from lib.labels.check import counts_by_value
 from lib.names import refusing
 from lib.served_model import ServedModel
-from lib.stores.archive import Archive, StoredSeg
+from lib.stores.archive import Archive, StoredSeg, is_uid
 from lib.stores.folder import FolderStore
 from lib.stores.listing import plain_tag
 from medsaga.dicom_seg import read_seg, write_seg
@@ -203,7 +202,7 @@ class DicomStore(FolderStore, DICOMWebDatastore):  # MONAI Label answers with SE
                 if len(files) != 1:
                     raise ValueError(f"it has {len(files)} instances, one is read")
                 values = read_seg(pydicom.dcmread(files[0]), grid, numbers)
-            except ValueError as e:
+            except Exception as e:  # it may come from anywhere: pydicom fails in many ways on what is no SEG
                 raise HTTPException(422, f"Segmentation {seg.series} cannot be read: {e}") from e
         classes = {number: name for name, number in self.models[models[0]].labels.items()}
         return checked_values(values, grid, models, classes)
@@ -273,7 +272,7 @@ class DicomStore(FolderStore, DICOMWebDatastore):  # MONAI Label answers with SE
 
 def _check_uid(uid: str) -> None:
     """UIDs become file names, so nothing else may come through."""
-    if len(uid) > 64 or not re.fullmatch(r"\d+(\.\d+)*", uid):
+    if not is_uid(uid):
         raise HTTPException(400, f"{uid!r} is no DICOM UID; images are named by their Series Instance UID")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 import time
 from abc import abstractmethod
@@ -27,6 +28,8 @@ __all__ = [
     "UncertaintyStrategy",
 ]
 
+logger = logging.getLogger(__name__)
+
 _BUDGET = 10.0  # seconds
 
 _Choose = Callable[[torch.Tensor, Sequence[int], int], list[int]]
@@ -47,14 +50,27 @@ class _HandOut(Strategy):
     def __init__(self, name: str, description: str) -> None:
         super().__init__(description)
         self.name = name
+        self._unusable: set[str] = set()
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """
         Returns:
             ``id`` of the image and ``strategy_used``, with ``why`` where that is not the one that was asked;
-            None when every image is labelled or held for others.
+            None when every image is labelled, held for others, or cannot be read.
         """
         images = sorted(datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels")))
+        while answer := self._next([i for i in images if i not in self._unusable], request, datastore):
+            try:
+                datastore.get_image_uri(answer["id"])  # a series of a DICOM store is fetched and read now
+                return answer
+            except HTTPException as err:
+                if err.status_code != 422:
+                    raise
+                logger.warning("%s is not handed out. %s", answer["id"], err.detail)
+                self._unusable.add(answer["id"])
+        return None
+
+    def _next(self, images: list[str], request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         now = available(images, datastore, self.name, request.get("client_id"))
         if now.own:
             return {"id": now.own, "strategy_used": self.name, "why": "handed to this client before"}
