@@ -56,6 +56,29 @@ def is_uid(text: str) -> bool:
     return len(text) <= 64 and bool(_UID.fullmatch(text))
 
 
+def _parsed_seg(study: str, series: str, instance: dict[str, Any]) -> StoredSeg | None:
+    """A SEG by the metadata of its instance; None where it refers to no series."""
+    meta = Dataset.from_json(instance, bulk_data_uri_handler=lambda uri: None)  # without the pixels
+    references = meta.get("ReferencedSeriesSequence")
+    if not references:
+        return None
+    made = "".join(
+        str(meta.get(day) or "") + str(meta.get(hour) or "")
+        for day, hour in [("ContentDate", "ContentTime"), ("SeriesDate", "SeriesTime")]
+    )
+    names = tuple(segment_names(meta).values())
+    return StoredSeg(study, series, str(references[0].SeriesInstanceUID), made, names)
+
+
+def _listed(item: dict[str, Any]) -> Dataset | None:
+    """A series of a listing; None for one that cannot be read, or whose UIDs are none."""
+    try:
+        series = Dataset.from_json(item)
+        return series if is_uid(str(series.SeriesInstanceUID)) and is_uid(str(series.StudyInstanceUID)) else None
+    except Exception:  # pydicom fails in many ways on what a store may have been sent
+        return None
+
+
 class _CheckedInstances:
     """A client as MONAI Label's download needs it, which names files by the UIDs of what it is given."""
 
@@ -181,18 +204,15 @@ class Archive:
         """What a SEG series refers to; None where it is no label of this app. Asked for once: series do not change."""
         if series not in self._segs:
             instances = self._ask("retrieve_series_metadata", study, series)
-            meta = Dataset.from_json(instances[0], bulk_data_uri_handler=lambda uri: None)  # without the pixels
-            names = tuple(segment_names(meta).values())
-            references = meta.get("ReferencedSeriesSequence")
-            made = "".join(
-                str(meta.get(day) or "") + str(meta.get(hour) or "")
-                for day, hour in [("ContentDate", "ContentTime"), ("SeriesDate", "SeriesTime")]
-            )
-            if references and known_segments(names, self._models)[1]:
-                self._segs[series] = StoredSeg(study, series, str(references[0].SeriesInstanceUID), made, names)
-            else:
-                logger.info("SEG %s is no label of this app (segments: %s)", series, ", ".join(names) or "none")
-                self._segs[series] = None
+            try:
+                seg = _parsed_seg(study, series, instances[0])
+                known = seg and known_segments(seg.segments, self._models)[1]
+            except Exception as err:  # pydicom fails in many ways on what a store may have been sent
+                logger.warning("SEG %s cannot be read and is no label of this app (%s)", series, err)
+                seg, known = None, ()
+            if seg and not known:
+                logger.info("SEG %s is no label of this app (segments: %s)", series, ", ".join(seg.segments) or "none")
+            self._segs[series] = seg if known else None
         return self._segs[series]
 
     def _search(self, query: dict[str, Any]) -> list[Dataset]:
@@ -201,16 +221,16 @@ class Archive:
         asked, found = self._listings.get(key, (0.0, []))
         if asked and time.monotonic() - asked < _LISTING_SECONDS:
             return found
-        series: dict[str, Dataset] = {}
+        series: dict[str, dict[str, Any]] = {}
         while True:
             page = self._ask("search_for_series", search_filters=query, offset=len(series) or None)
-            new = {str(d.SeriesInstanceUID): d for d in map(Dataset.from_json, page)}
+            new = {str(item.get("0020000E")): item for item in page}  # Series Instance UID
             if new.keys() <= series.keys():  # also where a store knows no offset and repeats itself
                 break
             series.update(new)
-        found = [d for d in series.values() if is_uid(str(d.SeriesInstanceUID)) and is_uid(str(d.StudyInstanceUID))]
-        if len(found) < len(series):
-            logger.warning("%d series of the DICOM store are left out: their UIDs are none", len(series) - len(found))
+        found = [listed for item in series.values() if (listed := _listed(item)) is not None]
+        if left_out := len(series) - len(found):
+            logger.warning("%d series of the DICOM store are left out: their UIDs are none", left_out)
         self._listings[key] = (time.monotonic(), found)
         return found
 

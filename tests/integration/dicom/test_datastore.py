@@ -194,6 +194,47 @@ def test_segmentations_of_others_are_left_alone(datastore, open_store, cases, tm
     assert other.datalist() == []
 
 
+def _text_as_number(seg):
+    seg.SegmentSequence[0].add(pydicom.DataElement("SegmentNumber", "LO", "{}"))
+
+
+def _no_series(seg):
+    seg.ReferencedSeriesSequence[0].add(pydicom.DataElement("SeriesInstanceUID", "LO", ""))
+
+
+def _path_as_study(seg):
+    seg.StudyInstanceUID = "../../1"
+
+
+def _text_as_date(seg):
+    seg.add(pydicom.DataElement("ContentDate", "LO", "yesterday"))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize("damage", [_text_as_number, _no_series, _path_as_study, _text_as_date])
+def test_one_damaged_segmentation_hides_no_other(datastore, open_store, cases, tmp_path, damage):
+    case = cases["mr"]
+    datastore.save_label(
+        cases["ct"].series.uid,
+        write_label(tmp_path / "l.nii.gz", cases["ct"].label, cases["ct"].series),
+        "final",
+        VOLUME,
+    )
+    image = open_image(datastore.get_image_uri(case.series.uid))
+    write_seg(
+        case.label.astype(np.uint8), image.grid, {1: "anterior", 2: "posterior"}, case.series.files, tmp_path / "s.dcm"
+    )
+    seg = pydicom.dcmread(tmp_path / "s.dcm")
+    damage(seg)
+    seg.save_as(tmp_path / "s.dcm")
+    upload([tmp_path / "s.dcm"])
+    other = open_store()
+    assert cases["ct"].series.uid in other.get_labeled_images()
+    assert cases["ct"].series.uid in [case["image"].split("/")[-1].removesuffix(".nii.gz") for case in other.datalist()]
+    assert len(other.list_images()) == len(datastore.list_images()) and other.status()["completed"] >= 1
+
+
 @pytest.mark.usefixtures("clean")
 def test_a_proposals_segments_have_their_own_names_where_a_class_is_absent(datastore, cases, tmp_path):
     case = cases["mr"]
