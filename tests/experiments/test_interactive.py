@@ -10,7 +10,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientati
 from medsaga.bundle.network import load_network
 from medsaga.data import write_decathlon_phantoms
 from medsaga.experiments import interactive
-from medsaga.experiments.interactive import next_click
+from medsaga.experiments.prompting import NetworkAnswers, Object, next_click, prompted
 from medsaga.networks import SamSegmenter
 from medsaga.transforms import fit_square, undo_fit_square
 
@@ -45,7 +45,7 @@ def network():
 def test_prompts_reach_the_network_where_they_are(network):
     """Against the network's own call with coordinates worked out by hand: a slice of 32 pixels enlarged to 64."""
     image = torch.rand(1, 32, 32)
-    slices = interactive.Slice(network, image[None], 0, 1)
+    slices = NetworkAnswers(network, image[None], 0, 1)
     large = torch.nn.functional.interpolate(image[None], size=64, mode="bilinear", align_corners=False)
     with torch.no_grad():
         points = (torch.tensor([[[2 * 10.5 - 0.5, 2 * 4.5 - 0.5]]]), torch.tensor([[1.0]]))
@@ -67,10 +67,11 @@ def test_the_largest_slice_of_each_class_is_prompted(network):
     label[0, 12:18, 12:18, 4] = 2
     case = {"image": torch.rand(1, 20, 20, 5), "label": label}
     names = ["background", "one", "two", "absent"]
-    found = interactive.prompted(network, case, "a", names, [1, 3], depth=1)
+    found = prompted(network, case, "a", names, [1, 3], 1, "classes")
     assert [(o.name, o.index, o.box) for o in found] == [("one", 3, (2, 2, 8, 8)), ("two", 4, (12, 12, 17, 17))]
     for o in found:
-        assert list(o.masks) == ["automatic", "1 click", "3 clicks", "box"] and 1 <= len(o.clicks) <= 3
+        assert list(o.masks) == ["automatic", "1 click", "3 clicks", "box", "box, 1 click", "box, 2 clicks"]
+        assert 1 <= len(o.clicks) <= 3 == len(o.steps) and o.wrong == 0
         row, column, inside = o.clicks[0]
         assert inside == 1 and o.truth[row, column]
         for row, column, inside in o.clicks[1:]:
@@ -88,7 +89,7 @@ def test_the_command_writes_table_figures_and_picture(network, tmp_path, capsys,
     printed = capsys.readouterr().out
     assert "4 objects, each class of 2 unseen cases" in printed and "seed 0" in printed
     rows = [[c.strip() for c in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("|")]
-    assert rows[0] == ["Class", "automatic", "1 click", "2 clicks", "box", "N"]
+    assert rows[0] == ["Class", "automatic", "1 click", "2 clicks", "box", "box, 1 click", "box, 2 clicks", "N"]
     assert [(row[0], row[-1]) for row in rows[2:]] == [("anterior", "2"), ("posterior", "2"), ("all", "4")]
     content = json.loads((tmp_path / "out" / "interactive_hippocampus.json").read_text())
     mean = np.mean([o["dice"]["box"] for o in content["objects"]])
@@ -101,10 +102,11 @@ def test_published_weights_are_prompted_as_they_come(tmp_path, capsys, monkeypat
     """By SAM's own head, at the size they were trained at; without prompts they do nothing."""
     monkeypatch.chdir(ROOT)
     data = write_decathlon_phantoms(tmp_path / "data", cases=4, shape=(24, 32, 8))
-    words = ["--dataset_dir", str(data), "--weights", "lite_medsam", "--clicks", "1", "--output", str(tmp_path / "out")]
+    words = ["--dataset_dir", str(data), "--weights", "lite_medsam", "--own", "--clicks", "1"]
+    words += ["--output", str(tmp_path / "out")]
     interactive.main([*words, "--override", "test_patients=1", "val_patients=1", "train_patients=1"])
     content = json.loads((tmp_path / "out" / "interactive_hippocampus.json").read_text())
-    assert list(content["dice"]["all"]) == ["1 click", "box"]
+    assert list(content["dice"]["all"]) == ["1 click", "box", "box, 1 click", "box, 2 clicks"]
     network, _ = load_network(weights="lite_medsam")
     shown = content["objects"][0]
     assert shown["dice"]["box"] == pytest.approx(_by_hand(network, data, shown), abs=1e-6)
@@ -124,3 +126,27 @@ def _by_hand(network, data, shown):
         logits = network(fit_square(image[None], 256), boxes=box)
     mask = undo_fit_square(logits, 256, truth.shape)[0, 0].numpy() > 0
     return 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
+
+
+def test_what_the_app_answers_for_one_image(network, tmp_path, capsys, monkeypatch):
+    """By default, and for an image with its label in the place of a data set."""
+    monkeypatch.chdir(ROOT)
+    data = write_decathlon_phantoms(tmp_path / "data", cases=1, shape=(24, 32, 8))
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    (image,) = (data / "imagesTr").glob("*.nii.gz")
+    words = ["--image", str(image), "--label", str(data / "labelsTr" / image.name), "--slices", "3", "--clicks", "1,4"]
+    words += ["--model", str(tmp_path / "model.pt"), "--output", str(tmp_path / "out"), "--pixels", "10", "--override"]
+    interactive.main([*words, "network_def#encoder=vit_test", "image_size=64"])
+    content = json.loads((tmp_path / "out" / "interactive_hippocampus.json").read_text())
+    assert content["sequences"]["clicks on the wrong side"] == 0
+    assert 4 < len(content["objects"]) <= 6, "two classes on three slices each, but for the smallest"
+    for shown in content["objects"]:
+        assert len(shown["steps"]) == 4 and shown["steps"][-1] == shown["dice"]["4 clicks"]
+    assert "clicks to Dice 0.9, median" in capsys.readouterr().out
+
+
+def test_losses_and_good_sequences_are_counted():
+    steps = [[0.5, 0.95, 0.96], [0.6, 0.57, 0.7], [0.9, 0.885, 0.885]]
+    truth = disc(12, 14, 7)
+    objects = [Object("a", "b", 0, truth, truth, steps=values, wrong=n) for n, values in enumerate(steps)]
+    assert list(interactive.sequences(objects).values()) == [3, pytest.approx(1 / 3), 2]

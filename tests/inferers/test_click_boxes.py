@@ -1,9 +1,10 @@
 """Clicks turned into boxes, with a decoder whose masks are known: the bright part of the box."""
 
+import numpy as np
 import pytest
 import torch
 
-from medsaga.inferers.click_boxes import margin_by_boxes
+from medsaga.inferers.click_boxes import mask_by_boxes
 
 
 @pytest.fixture
@@ -28,31 +29,17 @@ def bright(image):
     return decode
 
 
+def found(image, row, column):
+    return mask_by_boxes(bright(image), image[0].numpy(), (row, column, True))
+
+
 def test_one_click_finds_the_whole_object(image):
-    mask = margin_by_boxes(bright(image), image, inside=[(14, 15)], outside=[], box=None) > 0
-    expected = torch.zeros(64, 64, dtype=torch.bool)
-    expected[10:20, 10:20] = True
-    assert torch.equal(mask, expected)
+    np.testing.assert_array_equal(found(image, 14, 15), (image[0] > 0).numpy() & (np.arange(64) < 25)[:, None])
 
 
-def test_a_box_is_taken_as_it_is(image):
-    mask = margin_by_boxes(bright(image), image, inside=[], outside=[], box=(8, 8, 14, 22)) > 0
-    assert mask.sum() == 5 * 10
+def test_each_click_finds_its_own_object(image):
+    np.testing.assert_array_equal(found(image, 38, 43), (image[0] > 0).numpy() & (np.arange(64) > 25)[:, None])
 
 
-def test_two_clicks_reach_both_objects(image):
-    mask = margin_by_boxes(bright(image), image, inside=[(14, 15), (40, 43)], outside=[], box=None) > 0
-    assert mask[14, 15] and mask[40, 43]
-
-
-def test_a_negative_click_takes_an_object_away(image):
-    both = margin_by_boxes(bright(image), image, inside=[], outside=[], box=(5, 5, 50, 50)) > 0
-    one = margin_by_boxes(bright(image), image, inside=[(14, 15)], outside=[(38, 42)], box=(5, 5, 50, 50)) > 0
-    assert both[14, 15] and both[38, 42]
-    assert one[14, 15] and not one[38, 42]
-
-
-def test_a_negative_click_outside_the_mask_changes_nothing(image):
-    without = margin_by_boxes(bright(image), image, inside=[(14, 15)], outside=[], box=None)
-    with_one = margin_by_boxes(bright(image), image, inside=[(14, 15)], outside=[(60, 60)], box=None)
-    assert torch.equal(without, with_one)
+def test_where_there_is_nothing_the_mask_is_empty(image):
+    assert not found(image, 55, 10).any()

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
-from monai.transforms.utils import generate_spatial_bounding_box
 
 from medsaga.networks import SamSegmenter
 from medsaga.transforms import fit_square, undo_fit_square
 
-from .click_boxes import Box, margin_by_boxes
+from .click_boxes import Box, mask_by_boxes
+from .click_correction import Click, correct, without_islands, wrong_by
 from .embedding_cache import EmbeddingCache
+from .propagation import propagate as propagate_masks
 
 __all__ = ["HEADS", "PromptedSlices", "SlicePrompt"]
 
 HEADS = ("classes", "sam", "sam_boxes")
-
-# a followed object ends where less than this share of its mask is stable, or lies under the last slice's
-_MIN_STABILITY = 0.5
-_MIN_OVERLAP = 0.3
-_REACH = 0.04  # standard deviation of a click's correction, of the image's longer side
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class PromptedSlices:
         key: names image and weights in the cache.
         head: what the network's masks are. ``classes``: of a trained bundle. ``sam``: published weights' own guesses at
             one object, of which the first is for prompts that leave no doubt. ``sam_boxes``: the same of weights that
-            know boxes only, see :func:`~medsaga.inferers.click_boxes.margin_by_boxes`.
+            know boxes only, see :func:`~medsaga.inferers.click_boxes.mask_by_boxes`.
 
     Raises:
         ValueError: ``head`` is none of these.
@@ -75,6 +73,9 @@ class PromptedSlices:
         """One slice, (C, H, W)."""
         return self.image[..., index] if self.image.ndim == 4 else self.image
 
+    def _grey(self, index: int) -> np.ndarray:
+        return self.pixels(index).float().mean(dim=0).numpy()
+
     @torch.no_grad()
     def embed(self, index: int) -> torch.Tensor:
         """The embedding of one slice, (1, 256, g, g) on the network's device, from the cache where it is there."""
@@ -88,17 +89,22 @@ class PromptedSlices:
 
     @torch.no_grad()
     def segment(
-        self, prompts: Mapping[int, SlicePrompt], target: int | None = None, propagate: bool = False
+        self,
+        prompts: Mapping[int, SlicePrompt],
+        target: int | None = None,
+        propagate: bool = False,
+        within: tuple[Box, int, int] | None = None,
     ) -> torch.Tensor:
         """The mask of what the prompts point at.
 
-        With ``propagate`` an object prompted on some slices is followed to the others: the box around the last mask is
-        the next slice's prompt, until the object ends, its mask is no longer stable or has left the last one's place.
+        With ``propagate`` an object prompted on some slices is followed to the others, see :mod:`.propagation`. What
+        was prompted stays as it is.
 
         Args:
             prompts: by slice, 0 in a 2-D image.
             target: class that is meant; None takes the class that the network sees there. Without effect on SAM's head.
             propagate: go on to the slices without a prompt.
+            within: box in three dimensions, beyond which nothing is found: its rectangle, first and last slice.
 
         Returns:
             uint8 of 0 and 1, (H, W) or (H, W, D).
@@ -110,15 +116,19 @@ class PromptedSlices:
         masks = torch.zeros((self.depth, *self.shape), dtype=torch.bool)
         positive = {i: p for i, p in prompts.items() if p.inside or p.box is not None}
         if target is None and self.head == "classes":
-            # one class for the whole object: it is decided where most clicks are
-            most = max(positive, key=lambda i: len(positive[i].inside))
-            target = self._seen_class(most, positive[most])
+            # one class for the whole object, whatever is corrected later: it is decided by a first prompt
+            first = min(positive)
+            box, inside = positive[first].box, positive[first].inside
+            target = self._seen_class(
+                first, SlicePrompt(box=box) if box is not None else SlicePrompt(inside=inside[:1])
+            )
         for index, prompt in sorted(positive.items()):
-            masks[index] = self._margin(index, prompt, target) > 0
+            masks[index] = self._mask(index, prompt, target)
         if propagate:
-            for index in sorted(positive):
-                self._follow(masks, index, 1, set(positive), target)
-                self._follow(masks, index, -1, set(positive), target)
+            box, first, last = within or ((0, 0, *self.shape), 0, self.depth - 1)
+            known = {index: masks[index].numpy() for index in positive}
+            for index, mask in propagate_masks(known, self._grey, first, last):
+                masks[index] = torch.from_numpy(mask & _inside_box(box, self.shape))
         return (masks.permute(1, 2, 0) if self.image.ndim == 4 else masks[0]).to(torch.uint8)
 
     def _check(self, prompts: Mapping[int, SlicePrompt]) -> None:
@@ -126,6 +136,9 @@ class PromptedSlices:
             raise ValueError("no prompt: give at least one positive point, or a box.")
         (height, width), depth = self.shape, self.depth
         for index, prompt in prompts.items():
+            both = {self._pixel(p) for p in prompt.inside} & {self._pixel(p) for p in prompt.outside}
+            if both:
+                raise ValueError(f"slice {index} has a positive and a negative point on one voxel: take one back.")
             corners = [prompt.box[:2], prompt.box[2:]] if prompt.box is not None else []
             for row, column in (*prompt.inside, *prompt.outside, *corners):
                 if not (0 <= index < depth and -0.5 <= row <= height - 0.5 and -0.5 <= column <= width - 0.5):
@@ -133,6 +146,10 @@ class PromptedSlices:
                         f"a prompt at row {row:g}, column {column:g} of slice {index} is outside the image of "
                         f"{height} × {width} × {depth} voxels."
                     )
+
+    def _pixel(self, point: tuple[float, float]) -> tuple[int, int]:
+        row, column = (min(max(round(v), 0), n - 1) for v, n in zip(point, self.shape))
+        return row, column
 
     def _logits(
         self, index: int, clicks: Sequence[tuple[float, float, int]] = (), boxes: Sequence[Box] = ()
@@ -154,27 +171,63 @@ class PromptedSlices:
         logits = self.network.decode(embedding, points, corners)
         return undo_fit_square(logits, self.network.image_size, self.shape).cpu()
 
+    def _mask(self, index: int, prompt: SlicePrompt, target: int | None) -> torch.Tensor:
+        """The object on a slice, bool (H, W): the network's answer to the first prompt, corrected by each other click.
+
+        Clients send positive and negative clicks apart, so in which order they were set is found out again: next comes
+        the click that is wrong by most, as who corrects clicks there; it follows those of its kind before it. What was
+        found for the same prompts before is taken from the cache.
+        """
+        grey = self._grey(index)
+        waiting = [[(*self._pixel(p), True) for p in prompt.inside], [(*self._pixel(p), False) for p in prompt.outside]]
+        within = None if prompt.box is None else _inside_box(prompt.box, self.shape)
+        clicks: tuple[Click, ...] = (waiting[0].pop(0),) if prompt.box is None else ()
+
+        def kept(compute: Callable[[], np.ndarray]) -> np.ndarray:
+            key = (self.key, index, "mask", target, prompt.box, clicks)
+            return self.cache.get(key, lambda: torch.from_numpy(compute())).numpy()
+
+        mask = kept(partial(self._first, index, prompt.box, clicks, target, grey))
+        while any(waiting):
+            kind = max((w for w in waiting if w), key=partial(_next_wrong_by, mask))
+            earlier, clicks = clicks, (*clicks, kind.pop(0))
+            mask = kept(partial(self._corrected, mask, grey, clicks[-1], earlier, within))
+        return torch.from_numpy(mask.copy())
+
+    def _first(
+        self, index: int, box: Box | None, clicks: tuple[Click, ...], target: int | None, grey: np.ndarray
+    ) -> np.ndarray:
+        """The mask of a box, or of one positive click."""
+        if box is not None:
+            return (self._margin(index, SlicePrompt(box=box), target) > 0).numpy() & _inside_box(box, self.shape)
+        (click,) = clicks
+        if self.head == "sam_boxes":
+            mask = mask_by_boxes(lambda boxes: self._logits(index, boxes=boxes)[:, 0], grey, click)
+        else:
+            margin = self._margin(index, SlicePrompt(inside=(click[:2],)), target)
+            mask = without_islands((margin > 0).numpy(), clicks)
+        return correct(mask, grey, click)
+
+    @staticmethod
+    def _corrected(
+        mask: np.ndarray, grey: np.ndarray, click: Click, earlier: tuple[Click, ...], within: np.ndarray | None
+    ) -> np.ndarray:
+        if within is None:
+            return without_islands(correct(mask, grey, click, earlier), (*earlier, click))
+        beyond = not within[click[:2]]  # who clicks outside of his box means that
+        return correct(mask, grey, click, earlier, None if beyond else within)
+
     def _prompted(self, index: int, prompt: SlicePrompt) -> torch.Tensor:
         """Logits (k, H, W) of a slice under its prompt."""
         clicks = [(*p, 1) for p in prompt.inside] + [(*p, 0) for p in prompt.outside]
         return self._logits(index, clicks, [prompt.box] if prompt.box is not None else [])[0]
 
     def _margin(self, index: int, prompt: SlicePrompt, target: int | None) -> torch.Tensor:
-        """Logit of the object against all else, (H, W): above 0 it is the most likely."""
-        if self.head == "sam_boxes":
-            return margin_by_boxes(
-                lambda boxes: self._logits(index, boxes=boxes)[:, 0],
-                self.pixels(index),
-                prompt.inside,
-                prompt.outside,
-                prompt.box,
-            )
+        """The network's logit of the object against all else, (H, W): above 0 it is the most likely."""
         logits = self._prompted(index, prompt)
-        if self.head == "sam":
-            margin = logits[0]
-        else:
-            margin = logits[target] - torch.cat([logits[:target], logits[target + 1 :]]).amax(dim=0)
-        return _with_clicks(margin, prompt)
+        if self.head != "classes":
+            return logits[0]
+        return logits[target] - torch.cat([logits[:target], logits[target + 1 :]]).amax(dim=0)
 
     def _seen_class(self, index: int, prompt: SlicePrompt) -> int:
         classes = self._prompted(index, prompt).softmax(dim=0)[1:]
@@ -186,42 +239,13 @@ class PromptedSlices:
             seen = classes[:, r0 : r1 + 1, c0 : c1 + 1].mean(dim=(1, 2))
         return int(seen.argmax()) + 1
 
-    def _follow(self, masks: torch.Tensor, start: int, step: int, prompted: set[int], target: int | None) -> None:
-        """From one prompted slice in one direction, to the object's end or half-way to the next prompted slice."""
-        ahead = [(i - start) * step for i in prompted if (i - start) * step > 0]
-        # the slice in the middle of two is the lower one's
-        reach = (min(ahead) - (step < 0)) // 2 if ahead else self.depth
-        last = start
-        for index in range(start + step, start + step * (reach + 1), step):
-            if not 0 <= index < self.depth or not masks[last].any():
-                return
-            low, high = generate_spatial_bounding_box(masks[last][None])
-            # one voxel wider, as the object may grow
-            box = tuple(
-                float(min(max(v, 0), limit))
-                for v, limit in zip((low[0] - 1, low[1] - 1, high[0], high[1]), [n - 1 for n in self.shape] * 2)
-            )
-            margin = self._margin(index, SlicePrompt(box=box), target)
-            mask = margin > 0
-            stability = int((margin > 1).sum()) / max(1, int((margin > -1).sum()))
-            overlap = int((mask & masks[last]).sum()) / max(1, min(int(mask.sum()), int(masks[last].sum())))
-            if stability < _MIN_STABILITY or overlap < _MIN_OVERLAP:
-                return
-            masks[index], last = mask, index
+
+def _next_wrong_by(mask: np.ndarray, clicks: Sequence[Click]) -> float:
+    return wrong_by(mask, clicks[0])
 
 
-def _with_clicks(margin: torch.Tensor, prompt: SlicePrompt) -> torch.Tensor:
-    """Where a click contradicts the mask the click is right, and its surroundings follow it, less with distance.
-
-    The network takes clicks as hints. Without this a team could not correct what it is sure of.
-    """
-    rows, columns = (torch.arange(n, dtype=torch.float32) for n in margin.shape)
-    for sign, clicks in ((1, prompt.inside), (-1, prompt.outside)):
-        for row, column in clicks:
-            here = float(margin[round(row), round(column)]) * sign
-            if here > 0:
-                continue
-            squares = (rows[:, None] - row) ** 2 + (columns - column) ** 2
-            weight = torch.exp(-squares / (2 * (_REACH * max(margin.shape)) ** 2))
-            margin = margin + sign * (1 - 2 * here) * weight
-    return margin
+def _inside_box(box: Box, shape: tuple[int, int]) -> np.ndarray:
+    """Whose pixels' centres lie within half a pixel of a box, bool (H, W)."""
+    rows, columns = (np.arange(n) for n in shape)
+    r0, c0, r1, c1 = box
+    return np.logical_and.outer((rows >= r0 - 0.5) & (rows <= r1 + 0.5), (columns >= c0 - 0.5) & (columns <= c1 + 0.5))
