@@ -28,7 +28,6 @@ from lib.start import refuse_workers, started, warn_if_open
 from lib.stores import DicomStore, FolderStore, search_filter
 from lib.strategies import build_strategies, start_background_scoring
 from lib.trainers import RetrainTask
-from lib.trainers.starting import refuse_without_labels
 from lib.uploads import take_model
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX
@@ -114,7 +113,7 @@ class MedsagaApp(MONAILabelApp):
             wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
             stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
         )
-        return DicomStore(
+        store = DicomStore(
             client=client,
             search_filter=listed,
             models=self.models,
@@ -122,6 +121,8 @@ class MedsagaApp(MONAILabelApp):
             fetch_by_frame=settings.MONAI_LABEL_DICOMWEB_FETCH_BY_FRAME,
             convert_to_nifti=settings.MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI,
         )
+        infer.nifti_to_dicom_seg = store.proposal_as_seg
+        return store
 
     def init_infers(self) -> dict[str, InferTask]:
         tasks: dict[str, InferTask] = {}
@@ -153,8 +154,6 @@ class MedsagaApp(MONAILabelApp):
         self._uploads = tempfile.TemporaryDirectory(prefix="medsaga-")
         tempfile.tempdir = self._uploads.name
         super().on_init_complete()
-        refuse_without_labels(self)
-        infer.nifti_to_dicom_seg = self._datastore.proposal_as_seg
         mark_request()  # whoever has started it will use it now
         from monailabel.app import app  # the server's own, which processes of trainings have not
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
 import jwt
 from monailabel.endpoints.user import auth
@@ -16,8 +16,4 @@ _ALGORITHMS = ["RS256", "RS384", "RS512"]
 
 def accept_signed_tokens() -> None:
     """From now on tokens signed by the realm are accepted; without this, all are refused."""
-
-    def decode(token: str, key: str, **kwargs: Any) -> dict[str, Any]:
-        return jwt.decode(token, key, **{"algorithms": _ALGORITHMS, **kwargs})
-
-    auth.jwt = SimpleNamespace(decode=decode)
+    auth.jwt = SimpleNamespace(decode=partial(jwt.decode, algorithms=_ALGORITHMS))

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from fastapi import HTTPException
 
-__all__ = ["allowed_hosts", "allowed_origins", "check_host", "check_origin"]
+__all__ = ["allowed_origins", "check_host", "check_origin"]
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
@@ -21,18 +21,13 @@ def _setting(name: str) -> set[str]:
     return {part.strip().lower().rstrip("/") for part in os.environ.get(name, "").split(",") if part.strip()}
 
 
-def allowed_hosts() -> set[str]:
-    """Names of the server besides loopback's and what it is bound to: ``MEDSAGA_HOSTS``, separated by commas."""
-    return _setting("MEDSAGA_HOSTS")
-
-
 def allowed_origins() -> set[str]:
     """Pages besides the server's own that may call it: ``MEDSAGA_ORIGINS``, as ``https://HOST:PORT``, by commas."""
     return _setting("MEDSAGA_ORIGINS")
 
 
 def check_host(headers: Mapping[str, str], bound: set[str]) -> None:
-    """Refuse a request for another machine.
+    """Refuse a request for another machine: its host is none of loopback, ``bound`` and ``MEDSAGA_HOSTS``.
 
     Args:
         headers: of the request, their names in small letters.
@@ -45,7 +40,7 @@ def check_host(headers: Mapping[str, str], bound: set[str]) -> None:
     name = _name(host)
     if not name:
         raise HTTPException(400, "The request names no host.")
-    if name not in _LOOPBACK | bound | allowed_hosts():
+    if name not in _LOOPBACK | bound | _setting("MEDSAGA_HOSTS"):
         raise HTTPException(421, f"This server does not answer for the host {name[:100]!a} (MEDSAGA_HOSTS).")
 
 

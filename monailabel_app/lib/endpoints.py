@@ -34,33 +34,69 @@ def check_requests(app: MONAILabelApp, take_model: Callable[[str, UploadFile], d
         take_model: what ``PUT /model/NAME`` does, with the name and the file.
     """
     train_fields, score_fields = checked(TrainFields), checked(ScoringFields)
-    _before(train, "run_model", params=train_fields)
+    infer_fields = _json_text("params", checked(InferFields))
+    train.run = functools.partial(_train_all, app, train.run_model)
     _before(train, "run", params=lambda given: _by_name(given, app._trainers, train_fields))
+    _before(train, "run_model", params=train_fields, model=lambda name: _with_labels(app, name))
     _before(scoring, "run_method", params=score_fields)
     _before(scoring, "run", params=lambda given: _by_name(given, app._scoring_methods, score_fields))
     _before(batch_infer, "run", params=checked(BatchFields))
     _before(activelearning, "sample", params=checked(StrategyFields))
-    _before(infer, "run_inference", params=_infer_params, file=_plain_file)
+    _before(infer, "run_inference", lambda asked: _can_infer(app, asked), params=infer_fields, file=_plain_file)
     _before(datastore, "add_image", params=_json_text("params"), file=_plain_file)
     _before(datastore, "save_label", params=_json_text("params"), label=_plain_file)
     _before(datastore, "update_image_info", info=_json_text("info"))
     _before(datastore, "update_label_info", info=_json_text("info"))
     _before(datastore, "download_image", check_sum=_checksum)
     _before(session, "create_session", files=lambda files: [_plain_file(file) for file in files])
+    _before(session, "get_session", lambda asked: _one_file(app, **asked))
+    session.create_session = _reading_image(app, session.create_session)
+    model.update_model = lambda background_tasks, model, file: take_model(model, _plain_file(file))
 
-    run_inference, create_session, get_session = infer.run_inference, session.create_session, session.get_session
 
-    def infer_where_it_can(*args: Any, **kwargs: Any) -> Any:
-        asked = inspect.signature(run_inference).bind(*args, **kwargs).arguments
-        if not (asked.get("image") or asked.get("session_id") or asked.get("file")):
-            raise HTTPException(422, "Nothing to segment: give image, session_id or a file.")
-        if asked.get("label"):
-            raise HTTPException(422, "label: no model of this server takes a mask; send points, a box, or nothing.")
-        if asked.get("session_id") and app.sessions() is None:
-            raise HTTPException(406, "This server has no sessions (MONAI_LABEL_SESSIONS).")
-        if asked.get("output") == "dicom_seg" and not app.studies.startswith("http"):
-            raise HTTPException(422, "output=dicom_seg needs a DICOM store; ask for image.")
-        return run_inference(*args, **kwargs)
+def _before(
+    module: ModuleType, name: str, check_all: Callable[[dict[str, Any]], None] | None = None, **checks: Check
+) -> None:
+    """Put checks before a function that an endpoint calls.
+
+    Args:
+        module: of the endpoint.
+        name: of the function there.
+        check_all: takes all its arguments by name.
+        checks: by argument; each takes it and gives what is passed on.
+    """
+    function = getattr(module, name)
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def checking(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        if check_all:
+            check_all(given.arguments)
+        for argument, check in checks.items():
+            given.arguments[argument] = check(given.arguments[argument])
+        return function(*given.args, **given.kwargs)
+
+    setattr(module, name, checking)
+
+
+# --- segmentation ---------------------------------------------------------------------------------------------------
+
+
+def _can_infer(app: MONAILabelApp, asked: dict[str, Any]) -> None:
+    if not (asked["image"] or asked["session_id"] or asked["file"]):
+        raise HTTPException(422, "Nothing to segment: give image, session_id or a file.")
+    if asked["label"]:
+        raise HTTPException(422, "label: no model of this server takes a mask; send points, a box, or nothing.")
+    if asked["session_id"] and app.sessions() is None:
+        raise HTTPException(406, "This server has no sessions (MONAI_LABEL_SESSIONS).")
+    if asked["output"] == "dicom_seg" and not app.studies.startswith("http"):
+        raise HTTPException(422, "output=dicom_seg needs a DICOM store; ask for image.")
+
+
+def _reading_image(app: MONAILabelApp, create_session: Callable[..., Any]) -> Callable[..., Any]:
+    """``create_session``, which keeps a session only if its image can be read."""
 
     def create_readable_session(*args: Any, **kwargs: Any) -> Any:
         answer = create_session(*args, **kwargs)
@@ -74,31 +110,46 @@ def check_requests(app: MONAILabelApp, take_model: Callable[[str, UploadFile], d
             raise
         return answer
 
-    def get_session_of_file(session_id: str, update_ts: bool = False, image: bool = False) -> Any:
-        if image and app.sessions() is not None and os.path.isdir(app.sessions().get_session(session_id).image):
-            raise HTTPException(422, f"Session {session_id} is a folder of several files; images are sent as one file.")
-        return get_session(session_id, update_ts, image)
-
-    infer.run_inference = infer_where_it_can
-    session.create_session = create_readable_session
-    session.get_session = get_session_of_file
-    model.update_model = lambda background_tasks, model, file: take_model(model, _plain_file(file))
+    return create_readable_session
 
 
-def _before(module: ModuleType, name: str, **checks: Check) -> None:
-    """Put checks before a function that an endpoint calls; each takes an argument and gives what is passed on."""
-    function = getattr(module, name)
-    signature = inspect.signature(function)
+def _one_file(app: MONAILabelApp, session_id: str, update_ts: bool, image: bool) -> None:
+    if image and app.sessions() is not None and os.path.isdir(app.sessions().get_session(session_id).image):
+        raise HTTPException(422, f"Session {session_id} is a folder of several files; images are sent as one file.")
 
-    @functools.wraps(function)
-    def checking(*args: Any, **kwargs: Any) -> Any:
-        given = signature.bind(*args, **kwargs)
-        given.apply_defaults()
-        for argument, check in checks.items():
-            given.arguments[argument] = check(given.arguments[argument])
-        return function(*given.args, **given.kwargs)
 
-    setattr(module, name, checking)
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+def _without_labels(app: MONAILabelApp, model: str) -> str | None:
+    """Why a training would fail; None for one that has labels, and for an unknown one, which is refused later."""
+    if model not in app._trainers or app._trainers[model].labelled(app.datastore()):
+        return None
+    return f"{model} has no label to train on: submit one, with the tag final, and start the training then."
+
+
+def _with_labels(app: MONAILabelApp, model: str) -> str:
+    if reason := _without_labels(app, model):
+        raise HTTPException(409, reason)
+    return model
+
+
+def _train_all(app: MONAILabelApp, start: Callable[..., Any], params: dict[str, Any], run_sync: bool) -> dict[str, Any]:
+    """Start the trainings that have labels, as OHIF asks for all at once, and say why the others are left out.
+
+    Raises:
+        HTTPException: 409 where none has any.
+    """
+    reasons = {name: _without_labels(app, name) for name in app._trainers}
+    if reasons and all(reasons.values()):
+        raise HTTPException(409, " ".join(filter(None, reasons.values())))
+    return {
+        name: {"result": None if reason else start(name, params.get(name), run_sync, True), "detail": reason}
+        for name, reason in reasons.items()
+    }
+
+
+# --- fields ---------------------------------------------------------------------------------------------------------
 
 
 def _by_name(given: dict[str, Any] | None, known: dict[str, Any], check: Check) -> dict[str, Any]:
@@ -110,12 +161,8 @@ def _by_name(given: dict[str, Any] | None, known: dict[str, Any], check: Check) 
     return {name: check(fields, f"params, {name}") for name, fields in given.items()}
 
 
-def _json_text(name: str) -> Check:
-    return lambda text: json.dumps(json_object(text, name))
-
-
-def _infer_params(text: str) -> str:
-    return json.dumps(checked(InferFields)(json_object(text, "params")))
+def _json_text(name: str, check: Check = lambda given: given) -> Check:
+    return lambda text: json.dumps(check(json_object(text, name)))
 
 
 def _plain_file(file: UploadFile | None) -> UploadFile | None:

@@ -15,7 +15,7 @@ from fastapi import HTTPException
 from monailabel.utils.others.generic import device_list
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from lib.plain_json import plain_json
+from medsaga.plain_json import plain_json
 
 __all__ = [
     "BatchFields",
@@ -102,8 +102,6 @@ Name = Annotated[Text | None, BeforeValidator(_first)]
 Device = Annotated[Annotated[Text, AfterValidator(_known_device)] | None, BeforeValidator(_first)]
 Voxel = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Points = Annotated[list[Annotated[list[Voxel], Field(max_length=4)]], AfterValidator(_few)]
-Gpus = Annotated[str, Field(pattern=r"^(all|\d{1,2}(,\d{1,2}){0,15})$")]
-Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 Number = Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64"]
 Numbers = Annotated[list[int], Field(max_length=_LONGEST)]
 
@@ -147,7 +145,7 @@ class _SegmentFields(_Fields):
     model_filename: Name = None
     label_tag: Text | None = None
     save_label: bool | None = None
-    logging: Level | None = None
+    logging: Literal["DEBUG", "INFO", "WARNING", "ERROR"] | None = None
     result_extension: Text | None = None
     result_dtype: Number | None = None
     result_compress: bool | None = None
@@ -159,7 +157,7 @@ class BatchFields(_SegmentFields):
 
     labels: Annotated[list[Text], Field(max_length=_LONGEST)] | None = None
     multi_gpu: bool | None = None
-    gpus: Gpus | None = None
+    gpus: Annotated[str, Field(pattern=r"^(all|\d{1,2}(,\d{1,2}){0,15})$")] | None = None
     max_workers: Annotated[int, Field(ge=0, le=256)] | None = None
     max_batch_size: Annotated[int, Field(ge=0)] | None = None
 

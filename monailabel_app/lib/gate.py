@@ -152,29 +152,27 @@ def _bounded(receive: Receive, most: int) -> Receive:
     return bounded
 
 
-def _no_space() -> JSONResponse:
-    return JSONResponse({"detail": "No space left on the server's disk for what was sent."}, 507)
-
-
-async def _answer_fault(request: Request, err: OSError) -> JSONResponse:
-    """The DICOM store does not answer, or a disk is full: no fault of this program."""
-    if isinstance(err, requests.RequestException) and request.scope["path"].endswith("/auth/token"):
-        if err.response is not None and 400 <= err.response.status_code < 500:
-            return JSONResponse({"detail": "The realm of the logins refuses this name and password."}, 401)
-        return JSONResponse({"detail": "The realm of the logins does not answer."}, 502)
+async def _answer_fault(request: Request, err: Exception) -> JSONResponse:
+    """Another server does not answer, or a disk is full: no fault of this program."""
     if isinstance(err, requests.RequestException):
-        return JSONResponse({"detail": "The DICOM store does not answer."}, 502)
-    if nothing_can_be_written(err):
-        return _no_space()
-    if err.errno == errno.ENAMETOOLONG:
-        return JSONResponse({"detail": "There is no file of such a long name."}, 404)
-    raise err
+        status, detail = 502, "The DICOM store does not answer."
+        if request.scope["path"].endswith("/auth/token"):
+            detail = "The realm of the logins does not answer."
+            if err.response is not None and 400 <= err.response.status_code < 500:
+                status, detail = 401, "The realm of the logins refuses this name and password."
+    elif nothing_can_be_written(err):
+        status, detail = 507, "No space left on the server's disk for what was sent."
+    elif isinstance(err, OSError) and err.errno == errno.ENAMETOOLONG:
+        status, detail = 404, "There is no file of such a long name."
+    else:
+        raise err
+    return JSONResponse({"detail": detail}, status)
 
 
 async def _answer_refusal(request: Request, err: StarletteHTTPException) -> Response:
     """FastAPI says 400 where it could not put what was sent on the disk."""
     if err.status_code == 400 and nothing_can_be_written(err):
-        return _no_space()
+        return await _answer_fault(request, err)
     return await http_exception_handler(request, err)
 
 

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import HTTPException
 from monailabel.config import settings
@@ -26,14 +27,6 @@ def _dicomweb_path(path: str, allowed: re.Pattern[str]) -> None:
         raise HTTPException(404, "This server has no DICOM store.")
     if not allowed.fullmatch(path):
         raise HTTPException(404, f"{path[:200]!a} is no resource of DICOMweb that is passed on.")
-
-
-def _read_from_store(path: str) -> None:
-    _dicomweb_path(path, _PROXIED)
-
-
-def _send_to_store(path: str) -> None:
-    _dicomweb_path(path, _STORED)
 
 
 def _needs_nvidia_smi(path: str) -> None:
@@ -64,6 +57,8 @@ _LISTED = "closed list of fields"
 _IMAGE = "file and its name, fields are JSON"
 _NO_SLIDES = "closed: no model works on whole-slide images"
 _NO_CLIENT = "closed: no client of this app uses it"
+_READ = partial(_dicomweb_path, allowed=_PROXIED)
+_SEND = partial(_dicomweb_path, allowed=_STORED)
 
 ROUTES: dict[tuple[str, str], Route] = {
     ("GET", "/"): Route("anybody", "page of the requests"),
@@ -125,9 +120,9 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("PUT", "/datastore/updatelabelinfo"): Route("annotator", "JSON that can be read back"),
     ("GET", "/datastore/dataset"): Route("annotator"),
     # the DICOM store, for OHIF
-    ("GET", "/proxy/dicom/qido/{path:path}"): Route("user", "paths of DICOMweb", check=_read_from_store),
-    ("GET", "/proxy/dicom/wado/{path:path}"): Route("user", "paths of DICOMweb", check=_read_from_store),
-    ("POST", "/proxy/dicom/wado/{path:path}"): Route("annotator", "studies, to add to", _FILE, check=_send_to_store),
+    ("GET", "/proxy/dicom/qido/{path:path}"): Route("user", "paths of DICOMweb", check=_READ),
+    ("GET", "/proxy/dicom/wado/{path:path}"): Route("user", "paths of DICOMweb", check=_READ),
+    ("POST", "/proxy/dicom/wado/{path:path}"): Route("annotator", "studies, to add to", _FILE, check=_SEND),
     ("POST", "/proxy/dicom/qido/{path:path}"): Route("nobody", _NO_CLIENT),
     ("GET", "/proxy/dicom/stow/{path:path}"): Route("nobody", _NO_CLIENT),
     ("POST", "/proxy/dicom/stow/{path:path}"): Route("nobody", _NO_CLIENT),

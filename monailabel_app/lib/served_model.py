@@ -17,8 +17,8 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
-from lib.literals import literal
 from medsaga.bundle.errors import root_cause
+from medsaga.bundle.literals import literal
 from medsaga.inferers import EmbeddingCache
 from medsaga.networks import SamSegmenter, load_weights
 
@@ -43,6 +43,7 @@ def in_use() -> bool:
     return time.monotonic() - _last_request < _QUIET_SECONDS
 
 
+_CACHE_BYTES = 512 * 2**20  # of a bundle's prepared images, and of its embeddings, that are kept in memory
 _SAM_MASKS = 4  # masks that SAM's own head gives
 _BOXES_ONLY = ("lite_medsam", "medsam_vit_b")  # weights trained with boxes as the only prompts
 _NATIVE_SIZE = {"lite_medsam": 256}  # pixels they were trained at, where that is small enough to click fast on a CPU
@@ -78,8 +79,6 @@ class ServedModel:
 
     Args:
         path: the bundle's folder.
-        image_cache_bytes: bound on the prepared images kept in memory.
-        embedding_cache_bytes: bound on the embeddings of slices kept in memory.
 
     Raises:
         ValueError: ``inference.json`` does not say by ``plane`` whether its images are volumes, or the folder's name
@@ -93,9 +92,7 @@ class ServedModel:
         preprocessing: the bundle's; the instance that prepared an image is the one that can invert it.
     """
 
-    def __init__(
-        self, path: Path, image_cache_bytes: int = 512 * 2**20, embedding_cache_bytes: int = 512 * 2**20
-    ) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.name = self.path.name
         self.config = ConfigParser()
@@ -115,8 +112,8 @@ class ServedModel:
         self.pretrained = json.loads((self.path / "configs" / "train.json").read_text()).get("weights")
         self.preprocessing: Compose = self.config.get_parsed_content("preprocessing")
         self.dimension = 2 if self.config.get_parsed_content("plane") is None else 3
-        self.embeddings = EmbeddingCache(embedding_cache_bytes)
-        self._images = EmbeddingCache(image_cache_bytes)
+        self.embeddings = EmbeddingCache(_CACHE_BYTES)
+        self._images = EmbeddingCache(_CACHE_BYTES)
         self._networks: OrderedDict[tuple[str, str], SamSegmenter] = OrderedDict()
 
     # --- weights ----------------------------------------------------------------------------------------------------

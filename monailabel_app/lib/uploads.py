@@ -5,20 +5,17 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 from fastapi import HTTPException, UploadFile
-from monai.bundle import ConfigParser
 from monailabel.interfaces.datastore import Datastore
 from monailabel.utils.others.generic import file_checksum, name_to_device
 
-from lib.literals import literals
 from lib.served_model import COMPUTING
 from lib.trainers import RetrainTask
-from lib.trainers.comparing import score_of, verdict
+from lib.trainers.comparing import compared
 from lib.versions import Version, Versions
 from medsaga.networks import load_weights
 from medsaga.records import learnt_patients, read_record
@@ -80,9 +77,7 @@ def _compared(task: RetrainTask, datastore: Datastore, versions: Versions, file:
         learnt = task.learnt(labelled, served, str(file))
         new = [case for case_name, case in sorted(labelled.items()) if case_name not in learnt]
         held = task.usable(new[:_COMPARED], overrides)
-    parser = ConfigParser()
-    parser.read_config(task.bundle_config_path)
-    parser.update(literals({**overrides, "validate#dataset#data": list(held.values()), "validate#handlers": []}))
+    parser = task.parsed({**overrides, "validate#dataset#data": list(held.values()), "validate#handlers": []})
     network = parser.get_parsed_content("network")
     try:
         load_weights(network, file, trained=True)
@@ -90,19 +85,16 @@ def _compared(task: RetrainTask, datastore: Datastore, versions: Versions, file:
         raise _refused(model.name, file, err) from err
     if not all(torch.isfinite(value).all() for value in network.state_dict().values()):
         raise _refused(model.name, file, ValueError("it has values that are no numbers"))
-    score = served_score = None
+    evaluator = None
     if held:
         evaluator = parser.get_parsed_content("validate#evaluator")
         evaluator.run()
-        score = score_of(evaluator)
-        load_weights(network, model.checkpoint())
-        evaluator.run()
-        served_score = score_of(evaluator)
-    serve, why = verdict(score, served_score, model.trained)
+    version, serve = compared(evaluator, network, model)
+    why = version.note
     if record is None and model.trained:
         why = "kept but not served: it does not say which patients it has learnt from, so no label can compare it"
-    made = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    version = Version("", made, score, served_score, sorted(patients), sorted(held), f"uploaded; {why}")
+    version.note = f"uploaded; {why}"
+    version.trained_on, version.held_back = sorted(patients), sorted(held)
     return version, serve
 
 

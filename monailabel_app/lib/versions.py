@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -16,13 +16,17 @@ from medsaga.files import replacing, write_json
 __all__ = ["Version", "Versions"]
 
 
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
 @dataclass
 class Version:
     """One set of weights.
 
     Args:
         file: its name in the bundle's ``models`` folder, ``model_v3.pt``.
-        made: time, ISO 8601.
+        made: time, ISO 8601; now unless given.
         score: mean Dice over classes and held-back cases, None where there were none.
         served_score: the same of the weights that were served when it was made, on the same cases.
         trained_on: names of the cases it learnt from, those of the versions it started from included.
@@ -30,8 +34,8 @@ class Version:
         note: how it came to be, for people.
     """
 
-    file: str
-    made: str
+    file: str = ""
+    made: str = field(default_factory=_now)
     score: float | None = None
     served_score: float | None = None
     trained_on: list[str] = field(default_factory=list)
@@ -90,7 +94,7 @@ class Versions:
                 found = Version(_next_name(versions), made.isoformat(timespec="seconds"), note="found in models/")
                 _place(self.served_file, self.models_dir / found.file)
                 versions.append(found)
-            version = Version(**{**asdict(version_of), "file": _next_name(versions)})
+            version = replace(version_of, file=_next_name(versions))
             _place(weights, self.models_dir / version.file)
             self._write([*versions, version])
             weights.unlink(missing_ok=True)

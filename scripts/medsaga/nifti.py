@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
-__all__ = ["write_nifti"]
+from medsaga.reading import ReadingError
+from medsaga.reading.dicom import open_dicom
+
+__all__ = ["write_nifti", "write_series"]
+
+logger = logging.getLogger(__name__)
 
 
 def write_nifti(values: np.ndarray, affine: np.ndarray, path: Path) -> None:
@@ -26,3 +32,21 @@ def write_nifti(values: np.ndarray, affine: np.ndarray, path: Path) -> None:
     image.set_qform(affine, code="scanner")
     image.header.set_xyzt_units("mm")
     nib.save(image, path)
+
+
+def write_series(folder: Path, path: Path) -> None:
+    """Write a series' instances as one NIfTI image on exactly their grid: a volume, or 2-D for a projection (X-ray).
+
+    Args:
+        folder: with the instances.
+        path: of the file to write.
+
+    Raises:
+        ReadingError: they are no regular volume, with the reason.
+    """
+    series = open_dicom(folder)
+    for notice in series.notices:
+        logger.warning(notice)
+    if series.grid.channels != 1:
+        raise ReadingError(f"{folder}: a colour image; series of grey values are read.")
+    write_nifti(series.load(), series.grid.affine, path)

@@ -186,7 +186,7 @@ def refused(request, image):
 
 @pytest.mark.parametrize("inverted", [False, True], ids=["MONOCHROME2", "MONOCHROME1"])
 def test_an_xray_from_the_dicom_store_is_prepared_as_its_own_file_is(xrays_model, tmp_path, inverted):
-    from lib.stores import write_series
+    from medsaga.nifti import write_series
 
     (tmp_path / "1.2.3").mkdir()
     series = write_xray(tmp_path / "1.2.3", noise((30, 20)).astype(int), "DX", "x", inverted)
@@ -204,7 +204,7 @@ def test_an_xray_from_the_dicom_store_is_prepared_as_its_own_file_is(xrays_model
 
 
 def test_a_volume_from_the_dicom_store_is_prepared_as_its_own_files_are(volumes_model, tmp_path):
-    from lib.stores import write_series
+    from medsaga.nifti import write_series
 
     (tmp_path / "1.2.3").mkdir()
     write_volume(tmp_path / "1.2.3", noise().astype(int), affine_of("LPS", (0.7, 0.9, 4), (17, -9, 31)), "CT", "x")

@@ -16,10 +16,10 @@ import torch
 from fastapi import HTTPException
 from lib.infers import AutomaticTask
 from lib.served_model import ServedModel
-from lib.stores import write_series
 from PIL import Image
 
 from medsaga.bundle.errors import root_cause
+from medsaga.nifti import write_series
 from medsaga.reading import PICTURES, VOLUMES, ReadingError, suffix_of
 from tests.integration.bundles import ROOT, run
 

@@ -63,9 +63,6 @@ class PromptedTask(InferTask):
     def config(self) -> dict[str, Any]:
         return {**self._config, "model_filename": self.model.versions()} if self.model.trained else self._config
 
-    def get_path(self, validate: bool = True) -> str | None:
-        return str(self.model.models_dir / "model.pt") if self.model.trained or not validate else None
-
     def __call__(self, request: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
         """
         Returns:
@@ -101,17 +98,16 @@ class PromptedTask(InferTask):
         segmented = time.time()
         invert = Invertd(keys="pred", transform=self.model.preprocessing, orig_keys="image", nearest_interp=True)
         restored = invert({"pred": MetaTensor(mask[None]), "image": image})["pred"]
-        written, result = write_answer(request, restored, image, self.model.dimension), {}
+        written = write_answer(request, restored, image, self.model.dimension)
         if slices.depth > 1:
             self.prefetcher.start(slices, shown=max(prompts))
-        result["label_names"] = self.labels
-        result["latencies"] = {
+        latencies = {
             "pre": round(prepared - start, 3),
             "infer": round(segmented - prepared, 3),
             "write": round(time.time() - segmented, 3),
             "total": round(time.time() - start, 3),
         }
-        return written, result
+        return written, {"label_names": self.labels, "latencies": latencies}
 
 
 def slice_prompts(request: dict[str, Any], image: MetaTensor) -> dict[int, SlicePrompt]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,12 @@ from fastapi import HTTPException
 from PIL import Image
 
 from lib.labels.grid import read_label
-from lib.labels.naming import fitting_models, meaning
+from lib.labels.naming import Meaning, fitting_models, meaning
 from lib.served_model import ServedModel
 from medsaga.nifti import write_nifti
 from medsaga.reading import PICTURES, Grid, suffix_of
 
-__all__ = ["CheckedLabel", "check_label", "checked_values", "counts_by_value", "write_label"]
+__all__ = ["CheckedLabel", "check_label", "counts_by_value", "write_label"]
 
 
 @dataclass(frozen=True)
@@ -27,20 +28,16 @@ class CheckedLabel:
     Attributes:
         values: class numbers, uint8, of the image's shape.
         grid: of the image.
-        models: names of the served models that it fits.
-        classes: name by class number, of the classes that are there.
+        meaning: what the values are, and the models that it fits.
         voxels: number of voxels by class name.
         as_is: whether the file that came holds just this; else :func:`write_label` makes one that does.
-        warnings: what the annotator should know.
     """
 
     values: np.ndarray
     grid: Grid
-    models: tuple[str, ...]
-    classes: dict[int, str]
+    meaning: Meaning
     voxels: dict[str, int]
-    as_is: bool
-    warnings: tuple[str, ...]
+    as_is: bool = False
 
 
 def check_label(
@@ -67,22 +64,11 @@ def check_label(
     table = np.zeros(max(counts) + 1, dtype=np.uint8)
     table[list(found.numbers)] = list(found.numbers.values())
     as_is = as_is and all(old == new for old, new in found.numbers.items())
-    return checked_values(table[raw], image, found.models, found.classes, as_is, found.warnings)
-
-
-def checked_values(
-    values: np.ndarray,
-    grid: Grid,
-    models: tuple[str, ...],
-    classes: Mapping[int, str],
-    as_is: bool = False,
-    warnings: tuple[str, ...] = (),
-) -> CheckedLabel:
-    """A label of class numbers, with the voxels of its classes counted; ``classes`` may name more than there are."""
-    counts = counts_by_value(values, "label")
-    there = {number: name for number, name in classes.items() if number in counts}
-    voxels = {name: counts[number] for number, name in there.items()}
-    return CheckedLabel(values, grid, models, there, voxels, as_is, warnings)
+    voxels = Counter()
+    for value, number in found.numbers.items():
+        voxels[number] += counts[value]
+    by_name = {name: voxels[number] for number, name in found.classes.items()}
+    return CheckedLabel(table[raw], image, found, by_name, as_is)
 
 
 def write_label(label: CheckedLabel, image_path: str | Path, folder: Path, stem: str) -> Path:

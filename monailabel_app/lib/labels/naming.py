@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import HTTPException
@@ -31,6 +31,8 @@ from medsaga.reading import Grid, ReadingError
 from medsaga.reading.labels import class_numbers
 
 __all__ = ["Meaning", "fitting_models", "known_segments", "meaning", "named_values"]
+
+_Key = TypeVar("_Key")
 
 
 class _Segment(BaseModel):
@@ -140,10 +142,7 @@ def known_segments(names: Iterable[str], models: Mapping[str, ServedModel]) -> t
         class number by name, and the models that know the most of the names and give them these numbers; both empty
         where no model knows any.
     """
-    found = {}
-    for key, model in models.items():
-        numbers = _numbers(model)
-        found[key] = {name: numbers[label_key(name)] for name in names if label_key(name) in numbers}
+    found = {key: _known({name: name for name in names}, model) for key, model in models.items()}
     most = max(found.values(), key=len, default={})
     return most, tuple(key for key, numbers in found.items() if numbers == most and most)
 
@@ -155,8 +154,7 @@ def _by_name(present: Sequence[int], named: Mapping[int, str], models: Mapping[s
     """
     mappings = {}
     for key, model in models.items():
-        numbers = _numbers(model)
-        known = {v: numbers[label_key(name)] for v, name in named.items() if label_key(name) in numbers}
+        known = _known(named, model)
         if known and all(v in known for v in present):
             mappings[key] = {v: known[v] for v in present}
     if not mappings:
@@ -206,8 +204,10 @@ def _classes(model: ServedModel, numbers: Iterable[int] | None) -> dict[int, str
     return {number: name for name, number in model.labels.items() if wanted is None or number in wanted}
 
 
-def _numbers(model: ServedModel) -> dict[str, int]:
-    return {label_key(name): number for name, number in model.labels.items()}
+def _known(names: Mapping[_Key, str], model: ServedModel) -> dict[_Key, int]:
+    """Class numbers of those names that a model knows."""
+    numbers = {label_key(name): number for name, number in model.labels.items()}
+    return {key: numbers[label_key(name)] for key, name in names.items() if label_key(name) in numbers}
 
 
 def _listed(models: Mapping[str, ServedModel]) -> str:

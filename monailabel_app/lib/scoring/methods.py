@@ -27,9 +27,10 @@ class _ProposalScore(ScoringMethod):
     """
 
     measure: str
+    text: str
 
-    def __init__(self, models: Mapping[str, ServedModel], description: str) -> None:
-        super().__init__(description)
+    def __init__(self, models: Mapping[str, ServedModel]) -> None:
+        super().__init__(f"{self.text} by class of the model's proposal and the submitted label")
         self.models = models
 
     def __call__(self, request: dict[str, Any], datastore: FolderStore) -> dict[str, dict[str, float | None]]:
@@ -54,14 +55,8 @@ class _ProposalScore(ScoringMethod):
 
 
 class DiceScore(_ProposalScore):
-    measure = "dice"
-
-    def __init__(self, models: Mapping[str, ServedModel]) -> None:
-        super().__init__(models, "Dice by class of the model's proposal and the submitted label")
+    measure, text = "dice", "Dice"
 
 
 class HausdorffScore(_ProposalScore):
-    measure = "hd95"
-
-    def __init__(self, models: Mapping[str, ServedModel]) -> None:
-        super().__init__(models, "HD95 in mm by class of the model's proposal and the submitted label")
+    measure, text = "hd95", "HD95 in mm"

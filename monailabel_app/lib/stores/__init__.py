@@ -1,5 +1,5 @@
 from .archive import search_filter
-from .dicomweb import DicomStore, write_series
+from .dicomweb import DicomStore
 from .folder import FolderStore
 
-__all__ = ["DicomStore", "FolderStore", "search_filter", "write_series"]
+__all__ = ["DicomStore", "FolderStore", "search_filter"]

@@ -20,7 +20,7 @@ from monailabel.config import settings
 from monailabel.datastore.utils.dicom import dicom_web_download_series
 from pydicom.dataset import Dataset
 
-from lib.labels import known_segments
+from lib.labels.naming import known_segments
 from lib.served_model import ServedModel
 from medsaga.dicom_seg import segment_names
 

@@ -23,19 +23,20 @@ from monailabel.datastore.local import DataModel
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.utils.others.generic import md5_digest
 
-from lib.labels import CheckedLabel, checked_values, fitting_models, known_segments, named_values, read_label
-from lib.labels.check import counts_by_value
+from lib.labels.check import CheckedLabel, counts_by_value
+from lib.labels.grid import read_label
+from lib.labels.naming import Meaning, fitting_models, known_segments, named_values
 from lib.names import refusing
 from lib.served_model import ServedModel
 from lib.stores.archive import Archive, StoredSeg, is_uid
 from lib.stores.folder import FolderStore
 from lib.stores.listing import plain_tag
 from medsaga.dicom_seg import read_seg, write_seg
-from medsaga.nifti import write_nifti
-from medsaga.reading import Grid, ReadingError
+from medsaga.nifti import write_series
+from medsaga.reading import Grid
 from medsaga.reading.dicom import open_dicom, series_files
 
-__all__ = ["DicomStore", "write_series"]
+__all__ = ["DicomStore"]
 
 logger = logging.getLogger(__name__)
 
@@ -204,8 +205,10 @@ class DicomStore(FolderStore, DICOMWebDatastore):  # MONAI Label answers with SE
                 values = read_seg(pydicom.dcmread(files[0]), grid, numbers)
             except Exception as e:  # it may come from anywhere: pydicom fails in many ways on what is no SEG
                 raise HTTPException(422, f"Segmentation {seg.series} cannot be read: {e}") from e
-        classes = {number: name for name, number in self.models[models[0]].labels.items()}
-        return checked_values(values, grid, models, classes)
+        counts = counts_by_value(values, f"Segmentation {seg.series}")
+        classes = {number: name for name, number in self.models[models[0]].labels.items() if number in counts}
+        voxels = {name: counts[number] for number, name in classes.items()}
+        return CheckedLabel(values, grid, Meaning({}, models, classes), voxels)
 
     def _publish(self, image_id: str, tag: str, checked: CheckedLabel, info: dict[str, Any]) -> dict[str, Any]:
         """A final label as a new SEG series in the store."""
@@ -215,7 +218,7 @@ class DicomStore(FolderStore, DICOMWebDatastore):  # MONAI Label answers with SE
         with tempfile.TemporaryDirectory() as work:
             path = Path(work) / "seg.dcm"
             creator = str(info.get("model") or "MONAI Label")
-            self._write_seg(image_id, checked.values, checked.grid, checked.classes, path, what, creator)
+            self._write_seg(path, image_id, checked, what, creator)
             seg = pydicom.dcmread(path)
         self.archive.store(seg)
         return {"SeriesInstanceUID": str(seg.SeriesInstanceUID)}
@@ -245,27 +248,20 @@ class DicomStore(FolderStore, DICOMWebDatastore):  # MONAI Label answers with SE
             raise HTTPException(422, f"{what}: output=dicom_seg needs the names of its values {present} in label_info.")
         with tempfile.NamedTemporaryFile(suffix=".dcm", delete=False) as file:
             path = Path(file.name)  # among the uploads, which are removed in time
-        self._write_seg(image_id, values, grid, names, path, what, "MONAI Label", automatic=True)
+        mask = CheckedLabel(values, grid, Meaning({}, (), names), {})
+        self._write_seg(path, image_id, mask, what, "MONAI Label", automatic=True)
         return str(path)
 
     def _write_seg(
-        self,
-        image_id: str,
-        values: Any,
-        grid: Grid,
-        names: dict[int, str],
-        path: Path,
-        what: str,
-        creator: str,
-        automatic: bool = False,
+        self, path: Path, image_id: str, label: CheckedLabel, what: str, creator: str, automatic: bool = False
     ) -> None:
-        if not values.any():
+        if not label.values.any():
             raise HTTPException(422, f"{what}: it is empty; a DICOM segmentation needs at least one voxel.")
         folder = self._image_path(image_id)
         with refusing(folder, f"Series {image_id}"):
             files = series_files(folder)  # without what reading leaves out, as a scout under the same UID
         try:
-            write_seg(values, grid, names, files, path, creator, automatic)
+            write_seg(label.values, label.grid, label.meaning.classes, files, path, creator, automatic)
         except (RuntimeError, ValueError) as e:
             raise HTTPException(422, f"{what}: it cannot be a DICOM segmentation. {e}") from e
 
@@ -274,21 +270,3 @@ def _check_uid(uid: str) -> None:
     """UIDs become file names, so nothing else may come through."""
     if not is_uid(uid):
         raise HTTPException(400, f"{uid!r} is no DICOM UID; images are named by their Series Instance UID")
-
-
-def write_series(folder: Path, path: Path) -> None:
-    """Write a series' instances as one NIfTI image on exactly their grid: a volume, or 2-D for a projection (X-ray).
-
-    Args:
-        folder: with the instances.
-        path: of the file to write.
-
-    Raises:
-        ReadingError: they are no regular volume, with the reason.
-    """
-    series = open_dicom(folder)
-    for notice in series.notices:
-        logger.warning(notice)
-    if series.grid.channels != 1:
-        raise ReadingError(f"{folder}: a colour image; series of grey values are read.")
-    write_nifti(series.load(), series.grid.affine, path)

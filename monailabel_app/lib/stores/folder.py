@@ -16,7 +16,7 @@ from fastapi import HTTPException
 from monailabel.datastore.local import DataModel, ImageLabelModel
 from monailabel.interfaces.datastore import DefaultLabelTag
 
-from lib.labels import CheckedLabel, check_label, write_label
+from lib.labels.check import CheckedLabel, check_label, write_label
 from lib.names import plain_name, refusing
 from lib.served_model import ServedModel
 from lib.stores.info import checked_info
@@ -35,7 +35,7 @@ class FolderStore(ListedStore):
 
     * Image ids and tags are plain names, so no path leads out of the folder.
     * An image is read to its end before it is taken; a label is compared with its image and the models' classes, see
-      :func:`lib.labels.check_label`. What cannot be used is refused with its reason.
+      :func:`lib.labels.check.check_label`. What cannot be used is refused with its reason.
     * Files are written under a temporary name and renamed, ``datastore_v2.json`` too: a full disk or a killed server
       leaves what was there before.
     * Notes about images and labels are taken only as they can be read back, see :mod:`lib.stores.info`.
@@ -112,9 +112,8 @@ class FolderStore(ListedStore):
         """Remove an image, its labels and their history, and what strategies know of it."""
         with self._changing("the list of images"):
             entry = self._object(image_id)
-            files = [self._image_path(self._filename(image_id, entry.image.ext))]
-            files += [self._label_path(tag, self._filename(image_id, v.ext)) for tag, v in entry.labels.items()]
-            files += self.private.of_image(image_id)
+            files = [self._image_file(image_id, entry.image), *self.private.of_image(image_id)]
+            files += [self._label_file(image_id, tag, label) for tag, label in entry.labels.items()]
             with self._recording({image_id: None}):
                 for file in files:
                     file.unlink(missing_ok=True)
@@ -125,8 +124,7 @@ class FolderStore(ListedStore):
         Raises:
             HTTPException: 404 when there is none of this id.
         """
-        name = self._filename(image_id, self._object(image_id).image.ext)
-        return str(os.path.realpath(self._image_path(name)))
+        return os.path.realpath(self._image_file(image_id, self._object(image_id).image))
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         self._object(image_id)
@@ -140,9 +138,7 @@ class FolderStore(ListedStore):
         """
         with self._changing(f"the info of {image_id}"):
             former = self._object(image_id)
-            info = checked_info(_joined(former.image.info, info), image_id)
-            new = former.image.model_copy(update={"info": info})
-            self._record({image_id: former.model_copy(update={"image": new})})
+            self._record({image_id: former.model_copy(update={"image": _noted(former.image, info, image_id)})})
 
     def _grid(self, image_id: str) -> Grid:
         """The voxels that a label of the image must have."""
@@ -159,7 +155,7 @@ class FolderStore(ListedStore):
 
         Args:
             image_id: of its image.
-            label_filename: see :func:`lib.labels.check_label`.
+            label_filename: see :func:`lib.labels.check.check_label`.
             label_tag: ``final`` or another plain name.
             label_info: what the client says of it; names of its values as in :mod:`lib.labels.naming`.
 
@@ -179,13 +175,11 @@ class FolderStore(ListedStore):
         info, kept = self._put_label(image_id, tag, checked, info, label_filename)
         self._saved.report = {
             "tag": tag,
-            "annotator": info["annotator"],
-            "models": info["models"],
-            "voxels": info["voxels"],
-            "warnings": list(checked.warnings),
+            **{key: info[key] for key in ("annotator", "models", "voxels")},
+            "warnings": list(checked.meaning.warnings),
             "former_label": str(kept.relative_to(self._datastore_path)) if kept else None,
         }
-        for warning in checked.warnings:
+        for warning in checked.meaning.warnings:
             logger.warning(warning)
         return image_id
 
@@ -218,18 +212,19 @@ class FolderStore(ListedStore):
                 "name": self._filename(image_id, ext),
                 "annotator": info.get("user") or info.get("client_id") or "unknown",
                 # of the values as they are stored; those that came may have been others
-                "label_info": [{"name": name, "idx": number} for number, name in checked.classes.items()],
-                "models": list(checked.models),
+                "label_info": [{"name": name, "idx": number} for number, name in checked.meaning.classes.items()],
+                "models": list(checked.meaning.models),
                 "voxels": checked.voxels,
                 "first_saved": former.info.get("first_saved", former.info.get("ts", now)) if former else now,
             }
-            target = self._label_path(tag, info["name"])
+            label = DataModel(info=info, ext=ext)
+            target = self._label_file(image_id, tag, label)
             target.parent.mkdir(parents=True, exist_ok=True)
-            new = with_label(entry, tag, DataModel(info=info, ext=ext))
+            new = with_label(entry, tag, label)
             with self._keeping(image_id, tag, former) as kept, self._recording({image_id: new}):
                 os.replace(staged, target)
             if former and former.ext != ext:
-                self._label_path(tag, self._filename(image_id, former.ext)).unlink(missing_ok=True)
+                self._label_file(image_id, tag, former).unlink(missing_ok=True)
         return info, kept
 
     def _staged_label(
@@ -256,7 +251,7 @@ class FolderStore(ListedStore):
             entry = self._object(image_id)
             with self._keeping(image_id, tag, former):
                 self._record({image_id: with_label(entry, tag, None)})
-            self._label_path(tag, self._filename(image_id, former.ext)).unlink(missing_ok=True)
+            self._label_file(image_id, tag, former).unlink(missing_ok=True)
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """Path of a label.
@@ -265,8 +260,7 @@ class FolderStore(ListedStore):
             HTTPException: 404 when there is none of this image and tag.
         """
         image_id, label = self._label(label_id, label_tag)
-        path = self._label_path(plain_tag(label_tag), self._filename(image_id, label.ext))
-        return str(os.path.realpath(path))
+        return os.path.realpath(self._label_file(image_id, plain_tag(label_tag), label))
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         return dict(self._label(label_id, label_tag)[1].info)
@@ -281,9 +275,8 @@ class FolderStore(ListedStore):
         tag = plain_tag(label_tag)
         with self._changing(f"the info of label {tag} of {label_id}"):
             image_id, former = self._label(label_id, tag)
-            info = checked_info(_joined(former.info, info), f"label {tag} of {label_id}")
-            new = with_label(self._object(image_id), tag, former.model_copy(update={"info": info}))
-            self._record({image_id: new})
+            label = _noted(former, info, f"label {tag} of {label_id}")
+            self._record({image_id: with_label(self._object(image_id), tag, label)})
 
     def get_labeled_images(self, label_tag: str | None = None, labels: Sequence[str] | None = None) -> list[str]:
         """Ids of the images that have a label of a tag, ``final`` unless told."""
@@ -306,15 +299,8 @@ class FolderStore(ListedStore):
         with enough_disk("the archive"):
             return super().get_dataset_archive(limit_cases)
 
-    def proposal_as_seg(self, series_dir: str, label: str, label_info: list[dict[str, Any]], **_: Any) -> str:
-        """A mask as DICOM segmentation; only a DICOM store has the series that it belongs to.
 
-        Raises:
-            HTTPException: 422.
-        """
-        raise HTTPException(422, "output=dicom_seg: the images are no DICOM series; ask for image, json or all.")
-
-
-def _joined(former: dict[str, Any], info: Any) -> Any:
-    """The notes with those of a request; what is no object is left to the check."""
-    return {**former, **info} if isinstance(info, Mapping) else info
+def _noted(former: DataModel, info: Any, what: str) -> DataModel:
+    """With further notes of a request; those that are no object are left to the check."""
+    joined = {**former.info, **info} if isinstance(info, Mapping) else info
+    return former.model_copy(update={"info": checked_info(joined, what)})

@@ -14,7 +14,7 @@ from fastapi import HTTPException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lib.names import field_error
-from lib.plain_json import plain_json
+from medsaga.plain_json import plain_json
 
 __all__ = ["checked_info", "read_info"]
 

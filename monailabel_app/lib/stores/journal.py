@@ -1,12 +1,10 @@
-"""How a store's files come and go: one writer at a time, each file whole or not at all, former labels kept."""
+"""How a store's list and files change together: one writer at a time, each file whole or not at all."""
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +14,6 @@ from typing import Any
 from fastapi import HTTPException
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastoreModel
-from monailabel.interfaces.datastore import DefaultLabelTag
 
 from lib.private import Private
 from lib.stores.info import read_info
@@ -109,42 +106,6 @@ class Journal:
                 with self.recording(store):
                     pass
             return store
-
-    @contextmanager
-    def keeping(self, image_id: str, tag: str, former: DataModel | None, source: Path | None) -> Iterator[Path | None]:
-        """Keep a label in the history, with its info beside it, if what is done inside succeeds.
-
-        A proposal, which a model can make again, is not kept.
-
-        Args:
-            image_id: of its image.
-            tag: of the label.
-            former: the label in use, None where there is none.
-            source: its file.
-
-        Yields:
-            path of the kept label, None where nothing is kept.
-        """
-        proposal = tag == DefaultLabelTag.ORIGINAL.value and former is not None and "model" in former.info
-        if former is None or source is None or not source.is_file() or proposal:
-            yield None
-            return
-        saved = former.info.get("ts", source.stat().st_mtime)
-        who = former.info.get("annotator", "unknown")
-        kept, info = self.private.former_label(image_id, tag, saved, who, former.ext)
-        try:
-            info.write_text(json.dumps(former.info, indent=2))
-            try:
-                os.link(source, kept)
-            except OSError as err:
-                if err.errno not in (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK):
-                    raise
-                shutil.copyfile(source, kept)
-            yield kept
-        except BaseException:
-            kept.unlink(missing_ok=True)
-            info.unlink(missing_ok=True)
-            raise
 
 
 def _parsed(content: Any, damaged: dict[str, Any]) -> LocalDatastoreModel:

@@ -1,16 +1,19 @@
-"""The list of a store's images and labels, on disk and in memory, and where their files are."""
+"""The list of a store's images and labels, on disk and in memory, where their files are, and former labels."""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from fastapi import HTTPException
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
+from monailabel.interfaces.datastore import DefaultLabelTag
 
 from lib.names import plain_name
 from lib.private import Private
@@ -22,11 +25,7 @@ __all__ = ["ListedStore", "plain_tag", "with_label"]
 class ListedStore(LocalDatastore):
     """MONAI Label's folder with a list that several threads and processes change, and that survives all of them.
 
-    Args:
-        datastore_path: the store's folder.
-        extensions: patterns of file names that are images and labels.
-        auto_reload: watch the folder for files that come and go.
-        read_only: do not record files found in the folder.
+    Its arguments are those of :class:`~lib.stores.folder.FolderStore`.
 
     Attributes:
         private: the paths of what is not an image or a label in use.
@@ -62,8 +61,11 @@ class ListedStore(LocalDatastore):
     def _image_path(self, name: str) -> Path:
         return Path(self._datastore.image_path()) / name
 
-    def _label_path(self, tag: str, name: str) -> Path:
-        return Path(self._datastore.label_path(tag)) / name
+    def _image_file(self, image_id: str, image: DataModel) -> Path:
+        return self._image_path(self._filename(image_id, image.ext))
+
+    def _label_file(self, image_id: str, tag: str, label: DataModel) -> Path:
+        return Path(self._datastore.label_path(tag)) / self._filename(image_id, label.ext)
 
     def _to_id(self, file: str) -> tuple[str, str]:
         known = sorted((pattern.replace("*", "") for pattern in self._extensions), key=len, reverse=True)
@@ -92,9 +94,36 @@ class ListedStore(LocalDatastore):
         with self._recording(changes):
             pass
 
-    def _keeping(self, image_id: str, tag: str, former: DataModel | None) -> Any:
-        source = self._label_path(tag, self._filename(image_id, former.ext)) if former else None
-        return self._journal.keeping(image_id, tag, former, source)
+    @contextmanager
+    def _keeping(self, image_id: str, tag: str, former: DataModel | None) -> Iterator[Path | None]:
+        """Keep the label in use in the history, with its info beside it, if what is done inside succeeds.
+
+        A proposal, which a model can make again, is not kept.
+
+        Yields:
+            path of the kept label, None where nothing is kept.
+        """
+        source = self._label_file(image_id, tag, former) if former else None
+        proposal = tag == DefaultLabelTag.ORIGINAL.value and former is not None and "model" in former.info
+        if source is None or not source.is_file() or proposal:
+            yield None
+            return
+        saved = former.info.get("ts", source.stat().st_mtime)
+        who = former.info.get("annotator", "unknown")
+        kept, info = self.private.former_label(image_id, tag, saved, who, former.ext)
+        try:
+            info.write_text(json.dumps(former.info, indent=2))
+            try:
+                os.link(source, kept)
+            except OSError as err:
+                if err.errno not in (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK):
+                    raise
+                shutil.copyfile(source, kept)
+            yield kept
+        except BaseException:
+            kept.unlink(missing_ok=True)
+            info.unlink(missing_ok=True)
+            raise
 
     def _update_datastore_file(self, lock: bool = True) -> None:
         with self._journal.locked():
@@ -110,8 +139,9 @@ class ListedStore(LocalDatastore):
             former = self._datastore.objects
             objects = {}
             for key, entry in former.items():
-                if self._image_path(self._filename(key, entry.image.ext)).exists():
-                    objects[key] = entry.model_copy(update={"labels": self._existing(key, entry)})
+                if self._image_file(key, entry.image).exists():
+                    labels = {tag: v for tag, v in entry.labels.items() if self._label_file(key, tag, v).exists()}
+                    objects[key] = entry.model_copy(update={"labels": labels})
             for key, ext in self._found(self._datastore.image_path()):
                 if key not in objects:
                     objects[key] = ImageLabelModel(image=self._data(key, ext))
@@ -122,13 +152,6 @@ class ListedStore(LocalDatastore):
                             objects[key] = with_label(objects[key], folder.name, self._data(key, ext))
             if objects != former or not self._journal.path.exists():
                 self._record({**dict.fromkeys(former), **objects})
-
-    def _existing(self, key: str, entry: ImageLabelModel) -> dict[str, DataModel]:
-        return {
-            tag: label
-            for tag, label in entry.labels.items()
-            if self._label_path(tag, self._filename(key, label.ext)).exists()
-        }
 
     def _found(self, folder: str | Path) -> list[tuple[str, str]]:
         files = sorted(name for name in self._list_files(str(folder), self._extensions) if not name.startswith("."))

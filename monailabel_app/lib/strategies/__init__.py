@@ -1,3 +1,3 @@
-from .factory import build_strategies, start_background_scoring
+from .tasks import build_strategies, start_background_scoring
 
 __all__ = ["build_strategies", "start_background_scoring"]

@@ -7,7 +7,8 @@ import logging
 import random
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,23 +16,20 @@ from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
+from lib.private import Private
+from lib.served_model import ServedModel
 from lib.strategies.background import BackgroundScoring
 from lib.strategies.holds import available
 from lib.strategies.image_scores import ImageScores, pool
-from medsaga.active_learning import k_medoids, mixed
+from medsaga.active_learning import k_centre, k_medoids, mixed
 
-__all__ = [
-    "EmbeddingStrategy",
-    "FirstStrategy",
-    "MixedStrategy",
-    "RandomStrategy",
-    "UncertaintyStrategy",
-]
+__all__ = ["build_strategies", "start_background_scoring"]
 
 logger = logging.getLogger(__name__)
 
 _BUDGET = 10.0  # seconds
 
+# as medsaga.active_learning.k_centre: takes embeddings, the rows of the labelled ones and how many further rows to give
 _Choose = Callable[[torch.Tensor, Sequence[int], int], list[int]]
 
 
@@ -77,11 +75,8 @@ class _HandOut(Strategy):
         if now.free:
             return self.choose(now.free, now.held, request, datastore)
         if now.again:
-            return {
-                "id": now.again[0],
-                "strategy_used": self.name,
-                "why": "all have been handed out; this the longest ago",
-            }
+            why = "all have been handed out; this the longest ago"
+            return {"id": now.again[0], "strategy_used": self.name, "why": why}
         return None
 
     @abstractmethod
@@ -92,9 +87,6 @@ class _HandOut(Strategy):
 class FirstStrategy(_HandOut):
     """The first by name."""
 
-    def __init__(self) -> None:
-        super().__init__("first", "First image by name")
-
     def choose(self, free: list[str], held: list[str], request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         return {"id": free[0], "strategy_used": self.name}
 
@@ -102,24 +94,63 @@ class FirstStrategy(_HandOut):
 class RandomStrategy(_HandOut):
     """By chance. With the request parameter ``seed`` it goes through one fixed order of all images."""
 
-    def __init__(self) -> None:
-        super().__init__("random", "Random image")
-
     def choose(self, free: list[str], held: list[str], request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         return {"id": _draw(free, request), "strategy_used": self.name}
 
 
+def _draw(images: Sequence[str], request: dict[str, Any]) -> str:
+    seed = request.get("seed")
+    if seed is None:
+        return random.choice(images)
+    # by checksum: which images are left and held changes nothing about the order of the others
+    return min(images, key=lambda image: hashlib.sha256(f"{seed} {image}".encode()).digest())
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What a request may choose from, and by what.
+
+    Args:
+        scores: of the bundle.
+        images: to choose one of.
+        centres: those that are labelled, or are being labelled.
+        budget: seconds for computing scores that are not there yet.
+        datastore: with the images.
+    """
+
+    scores: ImageScores
+    images: list[str]
+    centres: list[str]
+    budget: Any
+    datastore: Datastore
+
+    def known(self, wanted: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
+        """Scores by kind and image, after computing what is missing for as long as the budget allows."""
+        try:
+            share = float(self.budget) / len(wanted)
+        except (TypeError, ValueError) as err:
+            raise HTTPException(422, f"budget={self.budget!r} must be a number of seconds.") from err
+        for kind, images in wanted.items():
+            deadline = time.monotonic() + share
+            self.scores.compute(images, kind, self.datastore, lambda end=deadline: time.monotonic() >= end)
+        return {kind: self.scores.known(images, kind) for kind, images in wanted.items()}
+
+    def by_embedding(self, choose: _Choose, strategy: str) -> dict[str, Any] | None:
+        """The answer of a strategy that chooses by embeddings, None where no image has one."""
+        known = self.known({"embedding": [*self.centres, *self.images]})["embedding"]
+        images, centres = ([i for i in group if i in known] for group in (self.images, self.centres))
+        if not images:
+            return None
+        embeddings = torch.tensor([known[i] for i in [*images, *centres]])
+        chosen = choose(embeddings, range(len(images), len(embeddings)), 1)[0]
+        return {"id": images[chosen], "strategy_used": strategy, "scored": len(images)}
+
+
 class _Scored(_HandOut):
-    """Compares images by what a bundle's networks make of them.
+    """Compares images by what a bundle's networks make of them: by some kinds of the scores that ``background`` holds.
 
     Further request parameters: ``model``, the bundle, by default the first; ``budget``, seconds that the request may
     compute scores that are not there yet. Images that are scored by then compete.
-
-    Args:
-        name: by which clients ask for it.
-        description: for clients.
-        background: with the scores of all bundles.
-        kinds: of scores that it goes by.
     """
 
     def __init__(self, name: str, description: str, background: BackgroundScoring, kinds: Sequence[str]) -> None:
@@ -132,83 +163,59 @@ class _Scored(_HandOut):
         if bundle not in self.background.scores:
             known = ", ".join(self.background.scores)
             raise HTTPException(404, f"There is no model {bundle!r} to choose images by; known are {known}.")
-        scores = self.background.scores[bundle]
+        centres = pool([*datastore.get_labeled_images(), *held])
+        budget = request.get("budget", _BUDGET)
         with self.background.paused_for(bundle, self.kinds):
-            answer = self.rank(scores, pool(free), held, request, datastore)
+            answer = self.rank(_Choice(self.background.scores[bundle], pool(free), centres, budget, datastore))
         if answer is None:
             why = f"no image has been scored by {bundle} yet"
             answer = {"id": _draw(free, request), "strategy_used": "random", "why": why}
         return {**answer, "model": bundle}
 
     @abstractmethod
-    def rank(
-        self, scores: ImageScores, images: list[str], held: list[str], request: dict[str, Any], datastore: Datastore
-    ) -> dict[str, Any] | None:
+    def rank(self, choice: _Choice) -> dict[str, Any] | None:
         """The answer, None where no image can be scored."""
 
 
 class EmbeddingStrategy(_Scored):
-    """Chooses by SAM's embeddings of the images, labelled ones and those being labelled among them.
-
-    Args:
-        name: by which clients ask for it.
-        description: for clients.
-        background: with the scores of all bundles.
-        choose: takes embeddings, the rows of the labelled ones and how many to choose, and gives that many further
-            rows, as :func:`medsaga.active_learning.k_centre` does.
-    """
+    """Chooses by SAM's embeddings of the images, labelled ones and those being labelled among them."""
 
     def __init__(self, name: str, description: str, background: BackgroundScoring, choose: _Choose) -> None:
         super().__init__(name, description, background, ["embedding"])
         self.choose_rows = choose
 
-    def rank(
-        self, scores: ImageScores, images: list[str], held: list[str], request: dict[str, Any], datastore: Datastore
-    ) -> dict[str, Any] | None:
-        return _by_embedding(self.choose_rows, self.name, scores, images, held, request, datastore)
+    def rank(self, choice: _Choice) -> dict[str, Any] | None:
+        return choice.by_embedding(self.choose_rows, self.name)
 
 
 class _NeedsTraining(_Scored):
     """Goes by representative images as long as the bundle has no trained model."""
 
-    def rank(
-        self, scores: ImageScores, images: list[str], held: list[str], request: dict[str, Any], datastore: Datastore
-    ) -> dict[str, Any] | None:
-        answer = None
-        if scores.model.trained:
-            answer = self.rank_trained(scores, images, held, request, datastore)
-            why = f"no image has been scored by the trained {scores.model.name} yet"
-            request = {**request, "budget": 0}  # it is spent
+    def rank(self, choice: _Choice) -> dict[str, Any] | None:
+        model = choice.scores.model
+        if model.trained:
+            if answer := self.rank_trained(choice):
+                return answer
+            why = f"no image has been scored by the trained {model.name} yet"
+            choice = replace(choice, budget=0)  # it is spent
         else:
-            why = f"{self.name} needs a trained {scores.model.name}"
-        if answer is None:
-            answer = _by_embedding(k_medoids, "representative", scores, images, held, request, datastore)
-            answer = answer and {**answer, "why": why}
-        return answer
+            why = f"{self.name} needs a trained {model.name}"
+        answer = choice.by_embedding(k_medoids, "representative")
+        return answer and {**answer, "why": why}
 
     @abstractmethod
-    def rank_trained(
-        self, scores: ImageScores, images: list[str], held: list[str], request: dict[str, Any], datastore: Datastore
-    ) -> dict[str, Any] | None:
+    def rank_trained(self, choice: _Choice) -> dict[str, Any] | None:
         """The answer, None where no image can be scored."""
 
 
 class UncertaintyStrategy(_NeedsTraining):
-    """The image that the trained model is least sure of.
-
-    Args:
-        name: ``entropy`` or ``disagreement``.
-        description: for clients.
-        background: with the scores of all bundles.
-    """
+    """The image that the trained model is least sure of; named by its score, ``entropy`` or ``disagreement``."""
 
     def __init__(self, name: str, description: str, background: BackgroundScoring) -> None:
         super().__init__(name, description, background, ["embedding", name])
 
-    def rank_trained(
-        self, scores: ImageScores, images: list[str], held: list[str], request: dict[str, Any], datastore: Datastore
-    ) -> dict[str, Any] | None:
-        known = _known(scores, {self.name: images}, request, datastore)[self.name]
+    def rank_trained(self, choice: _Choice) -> dict[str, Any] | None:
+        known = choice.known({self.name: choice.images})[self.name]
         if not known:
             return None
         best = max(known, key=lambda image: known[image])
@@ -218,17 +225,11 @@ class UncertaintyStrategy(_NeedsTraining):
 class MixedStrategy(_NeedsTraining):
     """Of the quarter of images with the highest entropy the one that stands for the most unlabelled ones."""
 
-    def __init__(self, background: BackgroundScoring) -> None:
-        description = "Uncertain image that is like many unlabelled ones"
-        super().__init__("mixed", description, background, ["embedding", "entropy"])
-
-    def rank_trained(
-        self, scores: ImageScores, images: list[str], held: list[str], request: dict[str, Any], datastore: Datastore
-    ) -> dict[str, Any] | None:
-        centres = pool([*datastore.get_labeled_images(), *held])
-        known = _known(scores, {"entropy": images, "embedding": [*centres, *images]}, request, datastore)
+    def rank_trained(self, choice: _Choice) -> dict[str, Any] | None:
+        known = choice.known({"entropy": choice.images, "embedding": [*choice.centres, *choice.images]})
         entropy, embedding = known["entropy"], known["embedding"]
-        images, centres = [i for i in images if i in entropy and i in embedding], [i for i in centres if i in embedding]
+        images = [i for i in choice.images if i in entropy and i in embedding]
+        centres = [i for i in choice.centres if i in embedding]
         if not images:
             return None
         embeddings = torch.tensor([embedding[i] for i in [*images, *centres]])
@@ -237,44 +238,43 @@ class MixedStrategy(_NeedsTraining):
         return {"id": best, "strategy_used": self.name, "score": entropy[best], "scored": len(images)}
 
 
-def _by_embedding(
-    choose: _Choose,
-    strategy: str,
-    scores: ImageScores,
-    images: list[str],
-    held: list[str],
-    request: dict[str, Any],
-    datastore: Datastore,
-) -> dict[str, Any] | None:
-    """The answer of a strategy that chooses by embeddings, None where no image has one."""
-    centres = pool([*datastore.get_labeled_images(), *held])
-    known = _known(scores, {"embedding": [*centres, *images]}, request, datastore)["embedding"]
-    images, centres = ([i for i in group if i in known] for group in (images, centres))
-    if not images:
-        return None
-    embeddings = torch.tensor([known[i] for i in [*images, *centres]])
-    chosen = choose(embeddings, range(len(images), len(embeddings)), 1)[0]
-    return {"id": images[chosen], "strategy_used": strategy, "scored": len(images)}
+def build_strategies(models: Mapping[str, ServedModel], private: Private) -> dict[str, Strategy]:
+    """All strategies by the names that clients see; they share their scores.
+
+    Args:
+        models: by name; the first is the one by which images are chosen unless a request names another.
+        private: where scores are kept.
+    """
+    background = BackgroundScoring({name: ImageScores(model, private) for name, model in models.items()})
+    strategies = [
+        RandomStrategy("random", "Random image"),
+        FirstStrategy("first", "First image by name"),
+        UncertaintyStrategy("entropy", "Image whose segmentation has the highest entropy", background),
+        UncertaintyStrategy("disagreement", "Image segmented differently when it is altered a little", background),
+        EmbeddingStrategy("diversity", "Image most unlike the labelled ones", background, k_centre),
+        EmbeddingStrategy("representative", "Image that is like many unlabelled ones", background, k_medoids),
+        MixedStrategy(
+            "mixed", "Uncertain image that is like many unlabelled ones", background, ["embedding", "entropy"]
+        ),
+    ]
+    return {strategy.name: strategy for strategy in strategies}
 
 
-def _draw(images: Sequence[str], request: dict[str, Any]) -> str:
-    seed = request.get("seed")
-    if seed is None:
-        return random.choice(images)
-    # by checksum: which images are left and held changes nothing about the order of the others
-    return min(images, key=lambda image: hashlib.sha256(f"{seed} {image}".encode()).digest())
+def start_background_scoring(
+    strategies: Mapping[str, Strategy], datastore: Datastore, unasked: bool = True
+) -> Callable[[], None]:
+    """Keep the strategies' scores up to date, from now until the server ends.
 
+    To be called where the server starts (``on_init_complete``), which a process that trains does not come by.
 
-def _known(
-    scores: ImageScores, wanted: dict[str, list[str]], request: dict[str, Any], datastore: Datastore
-) -> dict[str, dict[str, Any]]:
-    """Scores by kind and image, after computing what is missing for as long as the request allows."""
-    budget = request.get("budget", _BUDGET)
-    try:
-        share = float(budget) / len(wanted)
-    except (TypeError, ValueError) as err:
-        raise HTTPException(422, f"budget={budget!r} must be a number of seconds.") from err
-    for kind, images in wanted.items():
-        deadline = time.monotonic() + share
-        scores.compute(images, kind, datastore, lambda end=deadline: time.monotonic() >= end)
-    return {kind: scores.known(images, kind) for kind, images in wanted.items()}
+    Args:
+        strategies: by :func:`build_strategies`.
+        datastore: the app's.
+        unasked: see :meth:`BackgroundScoring.start`.
+
+    Returns:
+        what ends it, at the latest after one batch of slices.
+    """
+    background = strategies["diversity"].background
+    background.start(datastore, unasked)
+    return background.stop

@@ -6,10 +6,36 @@ import math
 
 from monai.engines import SupervisedEvaluator
 
-__all__ = ["score_of", "verdict"]
+from lib.served_model import ServedModel
+from lib.versions import Version
+from medsaga.networks import SamSegmenter, load_weights
+
+__all__ = ["compared", "verdict"]
 
 
-def score_of(evaluator: SupervisedEvaluator) -> float | None:
+def compared(evaluator: SupervisedEvaluator | None, network: SamSegmenter, model: ServedModel) -> tuple[Version, bool]:
+    """Score new weights, and the served ones on the same labels.
+
+    Args:
+        evaluator: of held-back labels, which has just run with the new weights; None without such labels.
+        network: that it runs; it has the served weights afterwards.
+        model: the bundle.
+
+    Returns:
+        a version with the scores, and why it is served or not as its note; and whether it is to be served.
+    """
+    score = served_score = None
+    if evaluator is not None:
+        score = _score(evaluator)
+        if model.trained:
+            load_weights(network, model.checkpoint())
+            evaluator.run()
+            served_score = _score(evaluator)
+    serve, why = verdict(score, served_score, model.trained)
+    return Version(score=score, served_score=served_score, note=why), serve
+
+
+def _score(evaluator: SupervisedEvaluator) -> float | None:
     """The key metric; None where it is of nothing, because no held-back label shows a class."""
     value = float(evaluator.state.metrics[evaluator.state.key_metric_name])
     return None if math.isnan(value) else value

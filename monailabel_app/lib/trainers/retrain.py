@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,15 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.tasks.train.bundle import BundleTrainTask
 from monailabel.utils.others.generic import device_list, name_to_device, strtobool
 
-from lib.literals import literals
 from lib.names import chosen
 from lib.served_model import ServedModel
-from lib.trainers.comparing import score_of, verdict
+from lib.trainers.comparing import compared
 from lib.trainers.few_shot import FewShot, few_shot_settings, hold_back
 from lib.trainers.stats import StatsFile, read_stats
 from lib.versions import Version, Versions
 from medsaga.bundle.errors import root_cause
+from medsaga.bundle.literals import literals
 from medsaga.data.splits import patient_of
-from medsaga.networks import load_weights
 from medsaga.records import learnt_patients, read_record
 
 __all__ = ["RetrainTask"]
@@ -158,13 +156,17 @@ class RetrainTask(BundleTrainTask):
             cases[Path(case["image"]).name] = case
         return cases
 
-    def _dataset(self, cases: list[Case], overrides: dict[str, Any]) -> Any:
+    def parsed(self, overrides: dict[str, Any]) -> ConfigParser:
+        """The bundle's training config with other values."""
         parser = ConfigParser()
         parser.read_config(self.bundle_config_path)
+        parser.update(literals(overrides))
+        return parser
+
+    def _dataset(self, cases: list[Case], overrides: dict[str, Any]) -> Any:
         # without class_names no warning: that one case alone does not show a class says nothing
         own = {"train#dataset#data": cases, "train#dataset#class_names": None}
-        parser.update(literals({**overrides, **own}))
-        return parser.get_parsed_content("train#dataset")
+        return self.parsed({**overrides, **own}).get_parsed_content("train#dataset")
 
     def _train(
         self,
@@ -194,39 +196,18 @@ class RetrainTask(BundleTrainTask):
         content = workflow.parser.get_parsed_content
         trainer, evaluator, network = content("train#trainer"), content("validate#evaluator"), content("network")
         versions = Versions(self.model.models_dir)
-        stats = StatsFile(self.work_dir / "stats.json", trainer, evaluator, self._served_score(versions))
+        served = versions.served()
+        stats = StatsFile(self.work_dir / "stats.json", trainer, evaluator, served.score if served else None)
         workflow.run()
 
-        score = served_score = None
-        if held_back:
-            score = score_of(evaluator)
-            if self.model.trained:
-                load_weights(network, self.model.checkpoint())
-                evaluator.run()
-                served_score = score_of(evaluator)
-        serve, why = verdict(score, served_score, self.model.trained)
-        before = versions.served() if "weights" in overrides else None  # the one it started from
-        trained_on = {name for name in cases if name not in held_back} | set(before.trained_on if before else [])
-        version = versions.add(
-            self.work_dir / "candidate.pt",
-            Version(
-                file="",
-                made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                score=score,
-                served_score=served_score,
-                trained_on=sorted(trained_on),
-                held_back=held_back,
-                note=why,
-            ),
-            serve,
-        )
+        version, serve = compared(evaluator if held_back else None, network, self.model)
+        before = served.trained_on if served and "weights" in overrides else []  # what it started from has learnt
+        trained_on = {name for name in cases if name not in held_back}.union(before)
+        version.trained_on, version.held_back = sorted(trained_on), held_back
+        version = versions.add(self.work_dir / "candidate.pt", version, serve)
+        score, served_score, why = version.score, version.served_score, version.note
         message = f"{version.file}: {why}"
         logger.info("%s: %s", self.model.name, message)
         stats.write(best_metric=(score if serve else served_score) or 0, message=message)
         workflow.finalize()
         return {"version": version.file, "served": serve, "score": score, "served_score": served_score, "why": why}
-
-    @staticmethod
-    def _served_score(versions: Versions) -> float | None:
-        served = versions.served()
-        return served.score if served else None

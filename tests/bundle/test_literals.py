@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from lib.literals import literal, literals
 from monai.bundle import ConfigParser
+
+from medsaga.bundle.literals import literal, literals
 
 EVIL = "$__import__('builtins').setattr(__import__('builtins'), 'ran', True)"
 NAMES = [EVIL, "@secret", "%secret", "a#secret", "@::secret", "x::y", "%/etc/passwd.json"]
