@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from monailabel_app.lib.versions import Version, Versions
+from monailabel_app.lib.versions import PUBLISHED, Version, Versions
 
 
 def main(words: list[str] | None = None) -> int:
@@ -17,7 +17,7 @@ def main(words: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description="Versions of a bundle's model, and which is served.")
     parser.add_argument("bundle", type=Path, help="folder of the bundle, for example bundles/hippocampus")
-    parser.add_argument("--serve", metavar="FILE", help="bring this version back, for example model_v1.pt")
+    parser.add_argument("--serve", metavar="FILE", help="bring this version back: model_v1.pt, ..., or published")
     arguments = parser.parse_args(words)
     if not (arguments.bundle / "configs" / "metadata.json").is_file():
         print(f"{arguments.bundle} is no bundle: it has no configs/metadata.json.", file=sys.stderr)
@@ -43,7 +43,9 @@ def table(versions: Versions) -> None:
     for version in known:
         mark = "→ " if served is not None and version.file == served.file else "  "
         print(f"{mark}{_row(version)}")
-    if versions.served_file.is_file() and served is None:
+    if not versions.served_file.is_file():
+        print(f"→ {PUBLISHED}: weights that training starts from; they answer prompts")
+    elif served is None:
         print("→ model.pt: put there by other means than the app")
 
 

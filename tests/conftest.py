@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+# tests train for seconds; what a first model has to be worth is tested by itself
+os.environ.setdefault("MEDSAGA_FIRST_DICE", "0")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():

@@ -13,7 +13,9 @@ from filelock import FileLock
 
 from medsaga.files import replacing, write_json
 
-__all__ = ["Version", "Versions"]
+__all__ = ["PUBLISHED", "Version", "Versions"]
+
+PUBLISHED = "published"  # version 0: the weights that training starts from
 
 
 def _now() -> str:
@@ -88,12 +90,7 @@ class Versions:
             OSError: the disk is full; what was served is untouched.
         """
         with self._lock:
-            versions = self.list()
-            if self.served_file.is_file() and self.served() is None:
-                made = datetime.fromtimestamp(self.served_file.stat().st_mtime, timezone.utc)
-                found = Version(_next_name(versions), made.isoformat(timespec="seconds"), note="found in models/")
-                _place(self.served_file, self.models_dir / found.file)
-                versions.append(found)
+            versions = self._keep_found(self.list())
             version = replace(version_of, file=_next_name(versions))
             _place(weights, self.models_dir / version.file)
             self._write([*versions, version])
@@ -102,18 +99,36 @@ class Versions:
                 _place(self.models_dir / version.file, self.served_file)
         return version
 
-    def serve(self, file: str) -> Version:
+    def serve(self, file: str) -> Version | None:
         """Bring a version back.
+
+        Args:
+            file: of the version; ``published`` for the weights that training starts from, by which prompts are answered
+                as before any training, and nothing is segmented automatically.
 
         Raises:
             ValueError: with the known names, when there is none of this name.
         """
         with self._lock:
+            if file == PUBLISHED:
+                self._keep_found(self.list())
+                self.served_file.unlink(missing_ok=True)
+                return None
             known = {v.file: v for v in self.list()}
             if file not in known or not (self.models_dir / file).is_file():
-                raise ValueError(f"{self.models_dir} has no version {file!r}, only {', '.join(known) or 'none'}.")
+                raise ValueError(f"{self.models_dir} has no version {file!r}, only {', '.join([PUBLISHED, *known])}.")
             _place(self.models_dir / file, self.served_file)
             return known[file]
+
+    def _keep_found(self, versions: list[Version]) -> list[Version]:
+        """The versions, and as the last of them what is served but was put there by other means."""
+        if self.served_file.is_file() and self.served() is None:
+            made = datetime.fromtimestamp(self.served_file.stat().st_mtime, timezone.utc)
+            found = Version(_next_name(versions), made.isoformat(timespec="seconds"), note="found in models/")
+            _place(self.served_file, self.models_dir / found.file)
+            versions = [*versions, found]
+            self._write(versions)
+        return versions
 
     def _write(self, versions: list[Version]) -> None:
         write_json(self._index, [asdict(v) for v in versions])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from lib.served_model import ServedModel
 from lib.stores import FolderStore
-from lib.trainers import RetrainTask, comparing, retrain
+from lib.trainers import RetrainTask, comparing, few_shot, retrain
 from lib.trainers.few_shot import few_shot_settings
 from lib.versions import Versions
 
@@ -197,20 +197,42 @@ def test_never_enough_memory(task, labelled, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("score", "served_score", "replaces", "serve"),
+    ("score", "served_score", "serve"),
     [
-        (None, None, False, True),
-        (0.1, None, False, True),
-        (0.8, 0.7, True, True),
-        (0.7, 0.7, True, True),
-        (0.699, 0.7, True, False),
-        (None, None, True, False),
-        (float("nan"), 0.7, True, False),
+        (0.8, 0.7, True),
+        (0.7, 0.7, True),
+        (0.699, 0.7, False),
+        (None, None, False),
+        (float("nan"), 0.7, False),
     ],
 )
-def test_only_what_is_not_worse_is_served(score, served_score, replaces, serve):
-    verdict, why = comparing.verdict(score, served_score, replaces)
+def test_only_what_is_not_worse_is_served(score, served_score, serve):
+    verdict, why = comparing.verdict(score, served_score)
     assert verdict == serve and why
+
+
+@pytest.mark.parametrize("least, serve", [(None, False), ("0.5", False), ("0", True)])
+@pytest.mark.parametrize("labels", [2, 3])
+def test_a_first_model_that_is_not_worth_correcting_is_kept_and_not_served(
+    task, labelled, monkeypatch, labels, least, serve
+):
+    """With a rate of nothing the fresh class head is as good as noise, on labels held back and on its own."""
+    if least is None:
+        monkeypatch.delenv("MEDSAGA_FIRST_DICE", raising=False)
+    else:
+        monkeypatch.setenv("MEDSAGA_FIRST_DICE", least)
+    monkeypatch.setattr(few_shot, "_TABLE", ((1, 80, 10, 0, 1.0), (3, 80, 10, 1, 1.0)))
+    path = task.model.path / "configs" / "train.json"
+    config = json.loads(path.read_text())
+    config["lr"] = config["encoder_lr"] = 0.0
+    path.write_text(json.dumps(config))
+    result = RetrainTask(task.model)(REQUEST, only(labelled, *[f"phantom_00{n}" for n in range(labels)]))
+    versions = Versions(task.model.models_dir)
+    assert result["served"] == serve == versions.served_file.is_file()
+    assert (result["score"] is None) == (labels == 2), "what it has learnt from is no score"
+    assert [v.file for v in versions.list()] == ["model_v1.pt"]
+    assert ("MEDSAGA_FIRST_DICE" in result["why"]) != serve and "Dice 0." in result["why"]
+    assert task.model.trained == serve
 
 
 def test_the_bundles_own_config_is_what_trains(task, labelled):

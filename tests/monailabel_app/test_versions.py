@@ -55,7 +55,7 @@ def test_weights_put_there_by_other_means_become_a_version(versions):
 
 def test_an_unknown_version(versions):
     add(versions, "one")
-    with pytest.raises(ValueError, match="no version '../x.pt', only model_v1.pt"):
+    with pytest.raises(ValueError, match="no version '../x.pt', only published, model_v1.pt"):
         versions.serve("../x.pt")
 
 

@@ -26,8 +26,18 @@ def test_the_served_one_is_marked_and_brought_back(bundle, capsys):
     assert (bundle / "models" / "model.pt").read_text() == "one"
 
 
+def test_published_weights_can_be_gone_back_to(bundle, capsys):
+    (bundle / "models" / "model.pt").write_text("put there by hand")
+    assert main([str(bundle), "--serve", "published"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "→ published" in lines[-1] and not (bundle / "models" / "model.pt").exists()
+    assert "found in models/" in lines[-2], "what was served has become a version"
+    assert main([str(bundle), "--serve", "model_v3.pt"]) == 0
+    assert (bundle / "models" / "model.pt").read_text() == "put there by hand"
+
+
 def test_what_is_not_there_is_said(bundle, tmp_path, capsys):
     assert main([str(bundle), "--serve", "model_v7.pt"]) == 1
-    assert "only model_v1.pt, model_v2.pt" in capsys.readouterr().err
+    assert "only published, model_v1.pt, model_v2.pt" in capsys.readouterr().err
     assert main([str(tmp_path / "none")]) == 1
     assert "is no bundle" in capsys.readouterr().err

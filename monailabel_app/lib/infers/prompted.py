@@ -19,6 +19,7 @@ from lib.infers.answer import write_answer
 from lib.infers.prefetch import Prefetcher
 from lib.names import chosen
 from lib.served_model import COMPUTING, ServedModel, image_key
+from lib.versions import PUBLISHED
 from medsaga.inferers import PromptedSlices, SlicePrompt
 
 __all__ = ["PromptedTask", "slice_prompts"]
@@ -61,7 +62,10 @@ class PromptedTask(InferTask):
         return self.model.trained or self.model.pretrained is not None
 
     def config(self) -> dict[str, Any]:
-        return {**self._config, "model_filename": self.model.versions()} if self.model.trained else self._config
+        if not self.model.trained:
+            return self._config
+        published = [PUBLISHED] if self.model.pretrained else []
+        return {**self._config, "model_filename": [*self.model.versions(), *published]}
 
     def __call__(self, request: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
         """
@@ -76,7 +80,7 @@ class PromptedTask(InferTask):
         device, filename = name_to_device(chosen(request, "device")), chosen(request, "model_filename")
         self.prefetcher.pause()
         with COMPUTING:
-            if self.model.trained:
+            if self.model.trained and filename != PUBLISHED:
                 network, weights, head = self.model.network(device, filename), self.model.version(filename), "classes"
             else:
                 network, weights, head = self.model.sam_network(device), "pretrained", self.model.sam_head

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 from monai.engines import SupervisedEvaluator
 
@@ -10,16 +11,28 @@ from lib.served_model import ServedModel
 from lib.versions import Version
 from medsaga.networks import SamSegmenter, load_weights
 
-__all__ = ["compared", "verdict"]
+__all__ = ["compared", "first_verdict", "verdict", "worth_correcting"]
 
 
-def compared(evaluator: SupervisedEvaluator | None, network: SamSegmenter, model: ServedModel) -> tuple[Version, bool]:
+def worth_correcting() -> float:
+    """Least Dice of a first model that is served: ``MEDSAGA_FIRST_DICE``, 0.5 by default.
+
+    From there on a mask takes less time to correct than to draw, and prompts start from it.
+    """
+    return float(os.environ.get("MEDSAGA_FIRST_DICE", "0.5"))
+
+
+def compared(
+    evaluator: SupervisedEvaluator | None, network: SamSegmenter, model: ServedModel, held_back: bool = True
+) -> tuple[Version, bool]:
     """Score new weights, and the served ones on the same labels.
 
     Args:
-        evaluator: of held-back labels, which has just run with the new weights; None without such labels.
+        evaluator: which has just run with the new weights; None without labels to score with.
         network: that it runs; it has the served weights afterwards.
         model: the bundle.
+        held_back: whether the evaluator's labels are held back; else the new weights have learnt from them, and have no
+            score, but a first model that is wrong even there is not served.
 
     Returns:
         a version with the scores, and why it is served or not as its note; and whether it is to be served.
@@ -31,7 +44,11 @@ def compared(evaluator: SupervisedEvaluator | None, network: SamSegmenter, model
             load_weights(network, model.checkpoint())
             evaluator.run()
             served_score = _score(evaluator)
-    serve, why = verdict(score, served_score, model.trained)
+    if model.trained:
+        serve, why = verdict(score, served_score)
+    else:
+        serve, why = first_verdict(score, held_back)
+    score = score if held_back else None
     return Version(score=score, served_score=served_score, note=why), serve
 
 
@@ -41,10 +58,21 @@ def _score(evaluator: SupervisedEvaluator) -> float | None:
     return None if math.isnan(value) else value
 
 
-def verdict(score: float | None, served_score: float | None, replaces: bool) -> tuple[bool, str]:
-    """Whether to serve new weights, and why."""
-    if not replaces:
-        return True, "served, as the first model" + ("" if score is None else f", Dice {score:.3f} on held-back labels")
+def first_verdict(score: float | None, held_back: bool) -> tuple[bool, str]:
+    """Whether to serve the first weights of a bundle, and why."""
+    if score is None:
+        return True, "served, as the first model"
+    found = f"Dice {score:.3f} on {'held-back labels' if held_back else 'the labels that it has learnt from'}"
+    if score >= worth_correcting():
+        return True, f"served, as the first model, {found}"
+    return False, (
+        f"kept but not served: {found}, less than {worth_correcting():g} (MEDSAGA_FIRST_DICE), so its masks would take "
+        "longer to correct than to draw; submit more labels and train again"
+    )
+
+
+def verdict(score: float | None, served_score: float | None) -> tuple[bool, str]:
+    """Whether new weights take the place of served ones, and why."""
     if score is None or served_score is None:
         return False, (
             "kept but not served: no label was left to compare it with the served model, one that shows a class and "

@@ -91,7 +91,8 @@ class RetrainTask(BundleTrainTask):
         train = [case for name, case in cases.items() if name not in held_back]
         held = [cases[name] for name in held_back]
         overrides["train#dataset#data"] = train
-        overrides["validate#dataset#data"] = held
+        # without labels held back a first model is scored on its own: what fails even there is not served
+        overrides["validate#dataset#data"] = held if held or self.model.trained else train
         # not the bundle's own split, whose data folder is not here: what the record of the new weights names
         overrides["parts"] = {"train": train, "validation": [], "test": held}
         logger.info(
@@ -200,7 +201,8 @@ class RetrainTask(BundleTrainTask):
         stats = StatsFile(self.work_dir / "stats.json", trainer, evaluator, served.score if served else None)
         workflow.run()
 
-        version, serve = compared(evaluator if held_back else None, network, self.model)
+        scored = held_back or not self.model.trained
+        version, serve = compared(evaluator if scored else None, network, self.model, bool(held_back))
         before = served.trained_on if served and "weights" in overrides else []  # what it started from has learnt
         trained_on = {name for name in cases if name not in held_back}.union(before)
         version.trained_on, version.held_back = sorted(trained_on), held_back

@@ -49,9 +49,12 @@ class LabelServer:
         words = [sys.executable, "-W", "ignore", "-m", "monailabel.main", "start_server", "--app", str(self.app)]
         words += ["--studies", str(self.studies), "--conf", "models", str(self.bundle)]
         words += ["--host", "127.0.0.1", "--port", str(port)]
+        environment = {**os.environ, "MEDSAGA_FIRST_DICE": "0"}  # what a first model is worth is to be measured
         with self.log.open("a") as file:
             # a group of its own, so that a training in work ends with it
-            self._process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+            self._process = subprocess.Popen(
+                words, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env=environment
+            )
         try:
             self._wait()
         except BaseException:
