@@ -1,6 +1,6 @@
-// Appended to OHIF's app-config.js (lib/ohif.py): the address of the server, and a button in MONAI Label's panel that
-// submits the label as it is drawn. OHIF's own panel can ask for segmentations and train on labels, but has nothing to
-// save one with.
+// Appended to OHIF's app-config.js (lib/ohif.py): the address of the server, the reason where a request fails, and a
+// button in MONAI Label's panel that submits the label as it is drawn. OHIF's own panel can ask for segmentations and
+// train on labels, but has nothing to save one with, and says only that something failed.
 (() => {
   // The panel reads its server's address from this cookie, and else takes port 8000 of this host.
   const server = location.origin + window.config.routerBasename.replace(/ohif\/$/, '');
@@ -9,6 +9,21 @@
   const BUTTON = 'medsagaSubmit';
   const say = (message, type) =>
     window.services.uiNotificationService.show({ title: 'MONAI Label', message, type, duration: 6000 });
+
+  const detailOf = async answer => {
+    const { detail } = await answer.json().catch(() => ({}));
+    return typeof detail === 'string' ? detail : answer.status;
+  };
+
+  const { open } = XMLHttpRequest.prototype;
+  XMLHttpRequest.prototype.open = function (method, url, ...more) {
+    this.addEventListener('load', async () => {
+      const { href } = new URL(url, location);
+      if (this.status < 400 || !href.startsWith(server) || href.startsWith(`${server}proxy/`)) return;
+      say(`${await detailOf(new Response(this.response, { status: this.status }))}`, 'error');
+    });
+    return open.call(this, method, url, ...more);
+  };
 
   async function submit() {
     const { segmentationService, viewportGridService, displaySetService } = window.services;
@@ -27,8 +42,7 @@
     url.searchParams.append('image', shown.SeriesInstanceUID);
     const answer = await fetch(url, { method: 'PUT', body: form });
     if (answer.ok) return say('Label submitted', 'success');
-    const { detail } = await answer.json().catch(() => ({}));
-    say(`Label not submitted: ${detail ?? answer.status}`, 'error');
+    say(`Label not submitted: ${await detailOf(answer)}`, 'error');
   }
 
   function add() {

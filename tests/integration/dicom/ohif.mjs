@@ -138,6 +138,16 @@ async function annotate() {
   seen.before = await look();
   await shoot('connected');
 
+  // a request that fails, sent as the panel sends them (axios): the page says why
+  seen.refused = await answered('POST', '/infer/', () => page.evaluate(server => {
+    const request = new XMLHttpRequest();
+    request.open('POST', `${server}/infer/none?image=1.2&output=json`);
+    request.responseType = 'arraybuffer';
+    request.send();
+  }, task.server));
+  await until(() => /There is no model 'none'; known are/.test(document.body.innerText));
+  await shoot('refused');
+
   seen.infer = await answered('POST', '/infer/', () => click('Run', 'Auto-Segmentation'));
   await pause(2500);
   seen.automatic = { ...await look(), volume: await labelVolume() };

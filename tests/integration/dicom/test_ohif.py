@@ -63,6 +63,7 @@ def test_an_annotator_segments_corrects_submits_and_trains(browser, server, case
     np.testing.assert_array_equal(prompted == 1, automatic == 1)
     place = np.linalg.inv(RAS_TO_LPS @ case.series.affine) @ [*inside, 1]
     assert prompted[tuple(np.rint(place[:3]).astype(int))] == 2
+    assert seen["refused"] == 404, "and the page has shown the reason"
     # what was drawn is what was submitted
     (seg,) = stored_segs(case.series.study)
     assert [s.SegmentLabel for s in seg.SegmentSequence] == ["anterior", "posterior"]
