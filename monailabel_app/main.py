@@ -21,6 +21,7 @@ from lib.infers import AutomaticTask, PromptedTask
 from lib.logs import keep_persons_out
 from lib.names import chosen
 from lib.ohif import serve_ohif
+from lib.page import serve_page
 from lib.scoring import DiceScore, HausdorffScore, score_submission
 from lib.served_model import ServedModel, find_bundles, mark_request
 from lib.sessions import SafeSessions
@@ -159,6 +160,7 @@ class MedsagaApp(MONAILabelApp):
 
         check_requests(self, lambda name, file: take_model(self._trainers, self.datastore(), name, file))
         serve_ohif(start.root_path)
+        serve_page(app, self)
         guard(app, start.host)
         start_background_scoring(self._strategies, self.datastore(), unasked=self._datastore.has_files)
 

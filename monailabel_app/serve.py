@@ -45,7 +45,7 @@ def main() -> None:
     lines = [
         f"3D Slicer: extension MONAILabel, server {url}, then Next Sample (docs/slicer.md)",
         f"Is it well? python -m monailabel_app.check {url}",
-        f"All requests: {url}/",
+        f"What is served, and how far trainings are: {url}/",
     ]
     if str(studies).startswith("http"):
         lines.insert(0, f"OHIF: {url}/ohif/ (docs/ohif.md)")

@@ -61,7 +61,7 @@ _READ = partial(_dicomweb_path, allowed=_PROXIED)
 _SEND = partial(_dicomweb_path, allowed=_STORED)
 
 ROUTES: dict[tuple[str, str], Route] = {
-    ("GET", "/"): Route("anybody", "page of the requests"),
+    ("GET", "/"): Route("anybody", "page of what is served; of models only without logins"),
     ("GET", "/openapi.json"): Route("anybody", "list of the requests"),
     ("HEAD", "/openapi.json"): Route("anybody", "list of the requests"),
     ("GET", "/favicon.ico"): Route("anybody"),

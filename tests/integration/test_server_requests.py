@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import time
 import zipfile
@@ -248,6 +249,16 @@ def test_a_label_can_be_saved_whatever_was_noted_about_it(server, info):
     saved = server.save_label("phantom_000", server.labels / "phantom_000.nii.gz")
     assert saved.status_code == 200, saved.text
     assert next(iter(info)) in detail(answer, 422)
+
+
+def test_the_page_says_what_is_served_and_needs_no_internet(server):
+    answer = server.request("GET", "/")
+    assert answer.status_code == 200 and "text/html" in answer.headers["content-type"]
+    for shown in ("hippocampus", "anterior, posterior", f"<code>{server.url}/label</code>", "images,"):
+        assert shown in answer.text, f"{shown}: {answer.text}"
+    addresses = re.findall(r"https?://[^\s\"'<]+", answer.text)
+    assert addresses and all(a.startswith((server.url, "http://HOST/")) for a in addresses), addresses
+    assert "<script" not in answer.text
 
 
 @pytest.mark.parametrize("name", ["case 1", "50%20 case", "case (é)"])
