@@ -190,9 +190,8 @@ def test_what_was_prompted_stays_when_it_is_followed(network, moving):
 
 
 def test_nothing_beyond_a_box_in_three_dimensions(network, moving):
-    within = ((0.0, 8.0, 23.0, 12.0), 3, 6)
-    prompt = {4: SlicePrompt(box=(9, 8, 14, 12))}
-    mask = _Bright(moving, network, EmbeddingCache(), "case").segment(prompt, 1, True, within).bool()
+    prompts = {index: SlicePrompt(box=(0, 8, 23, 12)) for index in range(3, 7)}
+    mask = _Bright(moving, network, EmbeddingCache(), "case").segment(prompts, 1, True).bool()
     expected = moving[0] > 0.4
     expected[..., :3] = expected[..., 7:] = False
     expected[:, 13:] = False

@@ -90,10 +90,7 @@ class PromptedTask(InferTask):
             prompts = slice_prompts(request, image)
             prepared = time.time()
             try:
-                target, within = self.model.labels.get(request.get("label")), None
-                if self.propagate:
-                    prompts, within = _box_through_slices(prompts)
-                mask = slices.segment(prompts, target, self.propagate, within)
+                mask = slices.segment(prompts, self.model.labels.get(request.get("label")), self.propagate)
             except ValueError as err:
                 raise HTTPException(422, f"{self.model.name}_prompt: {err}") from err
             except torch.OutOfMemoryError as err:
@@ -157,24 +154,3 @@ def slice_prompts(request: dict[str, Any], image: MetaTensor) -> dict[int, Slice
         index: SlicePrompt(tuple(inside[index]), tuple(outside[index]), boxes.get(index))
         for index in sorted({*inside, *outside, *boxes})
     }
-
-
-def _box_through_slices(
-    prompts: dict[int, SlicePrompt],
-) -> tuple[dict[int, SlicePrompt], tuple[tuple[float, float, float, float], int, int] | None]:
-    """A box in three dimensions, of which three slices are prompts enough: on most others its rectangle is too large.
-
-    Args:
-        prompts: with the same box on each slice from the first to the last of it.
-
-    Returns:
-        prompts that are to be followed, and the box that is not to be left, None where it is on one slice or there is
-        none.
-    """
-    boxed = sorted(index for index, prompt in prompts.items() if prompt.box is not None)
-    if len(boxed) < 2:
-        return prompts, None
-    first, last = boxed[0], boxed[-1]
-    kept = {round(first + share * (last - first)) for share in (0.25, 0.5, 0.75)}
-    chosen = {i: p for i, p in prompts.items() if i in kept or p.inside or p.outside}
-    return chosen, (prompts[first].box, first, last)

@@ -89,22 +89,18 @@ class PromptedSlices:
 
     @torch.no_grad()
     def segment(
-        self,
-        prompts: Mapping[int, SlicePrompt],
-        target: int | None = None,
-        propagate: bool = False,
-        within: tuple[Box, int, int] | None = None,
+        self, prompts: Mapping[int, SlicePrompt], target: int | None = None, propagate: bool = False
     ) -> torch.Tensor:
         """The mask of what the prompts point at.
 
         With ``propagate`` an object prompted on some slices is followed to the others, see :mod:`.propagation`. What
-        was prompted stays as it is.
+        was prompted stays as it is. The same box on one slice after another is a box in three dimensions: it is
+        prompted on three of its slices, as its rectangle is too large for most others, and not left.
 
         Args:
             prompts: by slice, 0 in a 2-D image.
             target: class that is meant; None takes the class that the network sees there. Without effect on SAM's head.
             propagate: go on to the slices without a prompt.
-            within: box in three dimensions, beyond which nothing is found: its rectangle, first and last slice.
 
         Returns:
             uint8 of 0 and 1, (H, W) or (H, W, D).
@@ -114,18 +110,18 @@ class PromptedSlices:
         """
         self._check(prompts)
         masks = torch.zeros((self.depth, *self.shape), dtype=torch.bool)
+        box, first, last = (0, 0, *self.shape), 0, self.depth - 1
+        if propagate and (through := _box_through_slices(prompts)):
+            prompts, box, first, last = through
         positive = {i: p for i, p in prompts.items() if p.inside or p.box is not None}
         if target is None and self.head == "classes":
             # one class for the whole object, whatever is corrected later: it is decided by a first prompt
-            first = min(positive)
-            box, inside = positive[first].box, positive[first].inside
-            target = self._seen_class(
-                first, SlicePrompt(box=box) if box is not None else SlicePrompt(inside=inside[:1])
-            )
+            at = min(positive)
+            corners, inside = positive[at].box, positive[at].inside
+            target = self._seen_class(at, SlicePrompt(inside[:1] if corners is None else (), box=corners))
         for index, prompt in sorted(positive.items()):
             masks[index] = self._mask(index, prompt, target)
         if propagate:
-            box, first, last = within or ((0, 0, *self.shape), 0, self.depth - 1)
             known = {index: masks[index].numpy() for index in positive}
             for index, mask in propagate_masks(known, self._grey, first, last):
                 masks[index] = torch.from_numpy(mask & _inside_box(box, self.shape))
@@ -238,6 +234,20 @@ class PromptedSlices:
             r0, c0, r1, c1 = (round(v) for v in prompt.box)
             seen = classes[:, r0 : r1 + 1, c0 : c1 + 1].mean(dim=(1, 2))
         return int(seen.argmax()) + 1
+
+
+def _box_through_slices(
+    prompts: Mapping[int, SlicePrompt],
+) -> tuple[dict[int, SlicePrompt], Box, int, int] | None:
+    """Prompts, rectangle, first and last slice of a box in three dimensions; None where there is none."""
+    boxed = sorted(index for index, prompt in prompts.items() if prompt.box is not None)
+    rectangles = {prompts[index].box for index in boxed}
+    if len(rectangles) != 1 or len(boxed) < 2 or boxed[-1] - boxed[0] >= len(boxed):
+        return None
+    first, last = boxed[0], boxed[-1]
+    kept = {round(first + share * (last - first)) for share in (0.25, 0.5, 0.75)}
+    chosen = {i: p for i, p in prompts.items() if i in kept or p.inside or p.outside}
+    return chosen, rectangles.pop(), first, last
 
 
 def _next_wrong_by(mask: np.ndarray, clicks: Sequence[Click]) -> float:
