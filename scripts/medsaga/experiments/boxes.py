@@ -137,7 +137,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Boxes of a CT with labels: together against one by one; a case.")
     parser.add_argument("--ct", type=Path, required=True, help="file")
     parser.add_argument("--labels", type=Path, required=True, help="file on the CT's grid")
-    parser.add_argument("--objects", type=_object, nargs="+", required=True, metavar="NUMBER=NAME", help="of the case")
+    parser.add_argument(
+        "--objects", type=named_object, nargs="+", required=True, metavar="NUMBER=NAME", help="of the case"
+    )
     parser.add_argument("--exported", type=Path, help="by OpenVINO in the place of torch: what medsaga.export wrote")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of the exported network")
     parser.add_argument("--boxes", type=int, default=20, help="of the slice (default: %(default)s)")
@@ -192,7 +194,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"\n{content['machine']}. In {parsed.output}")
 
 
-def _object(text: str) -> tuple[int, str]:
+def named_object(text: str) -> tuple[int, str]:
+    """``5=liver`` of a command line: a value of the label, and what it is called."""
     number, equals, name = text.partition("=")
     if not (number.isdigit() and equals and name):
         raise argparse.ArgumentTypeError(f"{text!r} is not NUMBER=NAME, for example 5=liver")

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
-from monai.transforms.utils import generate_spatial_bounding_box
 from tqdm import tqdm
 
 from medsaga.bundle import find_bundle
@@ -20,7 +19,8 @@ from medsaga.files import write_json
 from medsaga.inferers import EmbeddingCache, PromptedSlices, SlicePrompt
 from medsaga.transforms import OrientSlicesd, ReadImaged
 
-from .annotator import dice
+from .annotator import box_around, dice
+from .boxes import named_object
 from .machine import describe_machine
 
 __all__ = ["boxes_on", "main"]
@@ -39,15 +39,10 @@ def boxes_on(truth: np.ndarray, prompt: str) -> dict[int, SlicePrompt]:
     """
     first, last = np.flatnonzero(truth.any(axis=(0, 1)))[[0, -1]].tolist()
     if prompt == _BOX:
-        box = _around(truth.any(axis=2))
+        box = box_around(truth.any(axis=2))
         return {index: SlicePrompt(box=box) for index in range(first, last + 1)}
     places = [round(first + share * (last - first)) for share in _PLACES[prompt]]
-    return {index: SlicePrompt(box=_around(truth[..., index])) for index in places if truth[..., index].any()}
-
-
-def _around(mask: np.ndarray) -> tuple[float, float, float, float]:
-    (r0, c0), (r1, c1) = generate_spatial_bounding_box(mask[None])
-    return float(r0), float(c0), float(r1 - 1), float(c1 - 1)
+    return {index: SlicePrompt(box=box_around(truth[..., index])) for index in places if truth[..., index].any()}
 
 
 def _extent(mask: np.ndarray) -> np.ndarray:
@@ -56,10 +51,7 @@ def _extent(mask: np.ndarray) -> np.ndarray:
 
 def _late(found: np.ndarray, truth: np.ndarray) -> tuple[int, int]:
     """By how many slices a mask begins and ends later than the truth."""
-    ends = [
-        np.flatnonzero(mask.any(axis=(0, 1)))[[0, -1]] if mask.any() else np.zeros(2, int) for mask in (found, truth)
-    ]
-    begin, end = (ends[0] - ends[1]).tolist()
+    begin, end = (_extent(found) - _extent(truth)).tolist()
     return begin, end
 
 
@@ -72,20 +64,15 @@ def _table(rows: Mapping[str, Mapping[str, tuple[float, int, int]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _object(text: str) -> tuple[int, str]:
-    number, equals, name = text.partition("=")
-    if not (equals and number.isdecimal() and name):
-        raise argparse.ArgumentTypeError(f"{text!r} is not VALUE=NAME, for example 1=spleen")
-    return int(number), name
-
-
 @torch.no_grad()
 def main(arguments: list[str] | None = None) -> None:
     """Follow each object and print the table."""
     parser = argparse.ArgumentParser(description="Dice of objects that are followed through a volume.")
     parser.add_argument("--image", type=Path, required=True, help="volume")
     parser.add_argument("--label", type=Path, required=True, help="of the volume")
-    parser.add_argument("--objects", type=_object, nargs="+", required=True, metavar="VALUE=NAME", help="of the label")
+    parser.add_argument(
+        "--objects", type=named_object, nargs="+", required=True, metavar="NUMBER=NAME", help="of the label"
+    )
     parser.add_argument("--bundle", default="amos", help="whose preprocessing the image gets (default: %(default)s)")
     parser.add_argument("--weights", default="lite_medsam", help="published ones (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("output/following.json"), help="default: %(default)s")

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 import torch
-from monai.transforms.utils import generate_spatial_bounding_box
 from scipy.ndimage import distance_transform_edt, label
 
 from medsaga.inferers import EmbeddingCache, PromptedSlices, SlicePrompt
 from medsaga.networks import SamSegmenter
 from medsaga.transforms import fit_square, undo_fit_square
 
-from .annotator import dice
+from .annotator import box_around, dice
 
 __all__ = ["Click", "NetworkAnswers", "Object", "ServedAnswers", "next_click", "prompted", "title"]
 
@@ -129,14 +129,14 @@ class ServedAnswers:
     """
 
     def __init__(self, network: SamSegmenter, slices: torch.Tensor, head: str, number: int | None) -> None:
-        self.own = NetworkAnswers(network, slices, 0, number)
+        self.own = partial(NetworkAnswers, network, slices, 0, number)  # which encodes the slice, when it is asked for
         self.slices = PromptedSlices(slices[0].float(), network, EmbeddingCache(), "slice", head)
         self.number = number
 
     def mask(self, clicks: Sequence[Click] = (), box: tuple[int, int, int, int] | None = None) -> np.ndarray:
         """The mask of the object, (H, W)."""
         if not clicks and box is None:
-            return self.own.mask()
+            return self.own().mask()
         sides = [tuple((float(r), float(c)) for r, c, inside in clicks if inside == side) for side in (1, 0)]
         corners = None if box is None else tuple(float(v) for v in box)
         return self.slices.segment({0: SlicePrompt(*sides, corners)}, self.number).bool().numpy()
@@ -212,8 +212,7 @@ def _prompted(answers: Answers, truth: np.ndarray, at: Sequence[int], head: str,
         found.wrong += sum(mask[row, column] != inside for row, column, inside in found.clicks)
         if count in at:
             found.masks[title(count)] = mask
-    (r0, c0), (r1, c1) = generate_spatial_bounding_box(truth[None])
-    found.box = (r0, c0, r1 - 1, c1 - 1)
+    found.box = box_around(truth)
     mask = found.masks["box"] = answers.mask(box=found.box)
     clicks: list[Click] = []
     for count in (1, 2):

@@ -59,7 +59,8 @@ def correct(
             best, most = region, found
     if best is not None:
         changed = may & enlarged(best, coarse.factor, mask.shape)
-        mask[_at(changed | _only(row, column, mask.shape), row, column)] = inside
+        changed[row, column] = True
+        mask[without_islands(changed, [(row, column, True)])] = inside
     for r, c, side in (*earlier, click):
         mask[r, c] = side
     return mask
@@ -143,7 +144,7 @@ def _regions(coarse: Coarse, click: Click, earlier: Sequence[Click], reach: floa
                 seeds[a, b] = 1 if other[2] == inside else 2
         region = np.zeros(shape, dtype=bool)
         region[window] = here & near & walked(coarse.grey[window], seeds)
-        yield _at(region, row, column)
+        yield without_islands(region, [(row, column, True)])
 
 
 def walked(grey: np.ndarray, seeds: np.ndarray) -> np.ndarray:
@@ -165,18 +166,6 @@ def _edges(region: np.ndarray, stays: np.ndarray, smooth: np.ndarray) -> float:
         steps += [difference[a[1:] & b[:-1]], difference[a[:-1] & b[1:]]]
     joined = np.concatenate(steps)
     return float(joined.mean()) if len(joined) else 0.15  # it ends nowhere: a hole, or all that was wrong
-
-
-def _at(region: np.ndarray, row: int, column: int) -> np.ndarray:
-    """The connected part of a region at a pixel."""
-    parts, _ = label(region)
-    return parts == parts[row, column] if parts[row, column] else np.zeros_like(region)
-
-
-def _only(row: int, column: int, shape: tuple[int, int]) -> np.ndarray:
-    pixel = np.zeros(shape, dtype=bool)
-    pixel[row, column] = True
-    return pixel
 
 
 def scale_of(shape: tuple[int, int]) -> int:
