@@ -73,5 +73,21 @@ def test_nothing_beyond_the_slices_asked_for(volume):
     assert extent(followed(volume, [20], 15, 25)) == (15, 25)
 
 
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_a_vessel_of_few_pixels_is_followed_between_its_ends(width):
+    """On an image of which a random walk sees every third pixel only."""
+    truth = np.zeros((512, 512, 9), dtype=bool)
+    truth[301 : 301 + width, 199 : 199 + width] = True
+    found = followed((np.where(truth, 0.8, 0.2), truth), [2, 6], last=8)
+    assert (found & truth).any(axis=(0, 1)).tolist()[2:7] == [True] * 5, "between two known slices it is there"
+    assert found.sum() < 9 * (width + 6) ** 2, "and is no more than it can be seen to be"
+
+
+def test_one_pixel_alone_is_followed_no_further():
+    mask = np.zeros((512, 512), dtype=bool)
+    mask[100, 100] = True
+    assert list(propagate({3: mask}, lambda index: np.zeros((512, 512)), 0, 9)) == []
+
+
 def test_what_is_known_to_be_empty_is_no_object():
     assert list(propagate({3: np.zeros((20, 20), bool)}, lambda index: np.zeros((20, 20)), 0, 9)) == []

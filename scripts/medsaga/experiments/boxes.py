@@ -29,7 +29,7 @@ from medsaga.transforms import OrientSlicesd, ReadImaged
 
 from .machine import describe_machine
 
-__all__ = ["main", "write_case"]
+__all__ = ["main", "named_object", "write_case"]
 
 _WINDOW = (-160.0, 240.0)  # HU, the challenge's window for soft tissue
 _TOLERANCE = 2.0  # mm, of the challenge's surface Dice

@@ -202,9 +202,11 @@ def main(arguments: list[str] | None = None) -> None:
     shown = sorted(objects, key=lambda o: o.dice[last])[len(objects) // 2]
     draw(shown, parsed.output / f"interactive_{parsed.bundle}.png")
     patients = len({o.case for o in objects})
+    where = f"{'case' if parsed.image else 'unseen cases'} on the slice where it is largest"
+    where += " and a quarter of its extent from either end" if parsed.slices > 1 else ""
     print(
-        f"Dice (mean ± standard deviation over objects) of {len(objects)} objects, each class of {patients} unseen "
-        f"cases on the slice where it is largest, seed {parsed.seed}:\n\n{table(found)}\n"
+        f"Dice (mean ± standard deviation over objects) of {len(objects)} objects, each class of {patients} {where}, "
+        f"seed {parsed.seed}:\n\n{table(found)}\n"
         + "".join(f"{what}: {value:g}\n" for what, value in clicking.items())
         + f"{content['machine']}. In {parsed.output}"
     )

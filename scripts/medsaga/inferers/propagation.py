@@ -55,8 +55,9 @@ def propagate(
             grey[index] = blocks(slices(index).astype(np.float32), factor)
         return grey[index]
 
-    coarse = {index: blocks(known[index].astype(np.float32), factor) > 0.5 for index in places}
-    places = [index for index in places if coarse[index].any()]
+    shares = {index: blocks(known[index].astype(np.float32), factor) for index in places}
+    # a vessel may fill half of no block
+    coarse = {index: share > min(0.5, float(share.max()) / 2) for index, share in shares.items()}
     for before, after in pairwise(places):
         ends = coarse[before], coarse[after]
         for index in range(before + 1, after):
