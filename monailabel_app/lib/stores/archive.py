@@ -95,7 +95,8 @@ class _CheckedInstances:
     def retrieve_series_metadata(self, *uids: str) -> list[dict[str, Any]]:
         instances = self._client.retrieve_series_metadata(*uids)
         for instance in instances:
-            _check_instance(str(Dataset.from_json({"00080018": instance["00080018"]}).SOPInstanceUID))
+            uid = {key: value for key, value in instance.items() if key == "00080018"}  # SOP Instance UID
+            _check_instance(str(Dataset.from_json(uid).get("SOPInstanceUID")))
         return instances
 
 

@@ -206,13 +206,23 @@ def _path_as_study(seg):
     seg.StudyInstanceUID = "../../1"
 
 
+def _no_number(seg):
+    del seg.SegmentSequence[0].SegmentNumber
+
+
+def _no_reference(seg):
+    seg.ReferencedSeriesSequence = []
+
+
 def _text_as_date(seg):
     seg.add(pydicom.DataElement("ContentDate", "LO", "yesterday"))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.usefixtures("clean")
-@pytest.mark.parametrize("damage", [_text_as_number, _no_series, _path_as_study, _text_as_date])
+@pytest.mark.parametrize(
+    "damage", [_text_as_number, _no_number, _no_series, _no_reference, _path_as_study, _text_as_date]
+)
 def test_one_damaged_segmentation_hides_no_other(datastore, open_store, cases, tmp_path, damage):
     case = cases["mr"]
     datastore.save_label(
@@ -245,6 +255,21 @@ def test_a_proposals_segments_have_their_own_names_where_a_class_is_absent(datas
     assert stored_segs(case.series.study) == []
     empty = write_label(tmp_path / "e.nii.gz", case.label * 0, case.series)
     assert "empty" in fails(422, datastore.proposal_as_seg, folder, empty, VOLUME["label_info"])
+
+
+@pytest.mark.parametrize("metadata", [{}, {"00080018": {"vr": "UI"}}, {"00080018": {"vr": "UI", "Value": ["/tmp/x"]}}])
+def test_a_frame_of_no_instance_becomes_no_file(dicom, store, models, tmp_path, metadata):
+    """From a store that is asked for frames, and whose metadata name no instance."""
+    from lib.stores.archive import Archive
+    from monailabel.datastore.dicom import DICOMwebClientX
+
+    class Store(DICOMwebClientX):
+        def retrieve_series_metadata(self, *uids):
+            return [metadata]
+
+    archive = Archive(Store(url=store), dicom.search_filter(), models, fetch_by_frame=True)
+    assert "no DICOM UID" in fails(422, archive.download, "1.2", "1.2.3", tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def fails(status: int, call, *args) -> str:
