@@ -1,6 +1,6 @@
 # Three commands do everything on a machine with Python 3.10-3.12, make and a network for packages:
 #   make demo    fine-tune, evaluate and look at the result
-#   make serve   annotate sample data in 3D Slicer, and train on the labels
+#   make serve   annotate sample data in OHIF or 3D Slicer, and train on the labels
 #   make test    lint and all tests
 PYTHON ?= python3
 VENV := .venv
