@@ -29,15 +29,17 @@ def batch():
     return {"image": torch.rand(3, 1, 64, 64), "label": label}  # the third shows no object
 
 
-def predicted(network, batch, points, boxes, classes):
-    logits = network(batch["image"], points, boxes)
+def predicted(network, batch, points, boxes, masks, classes):
+    """The mask on the label's pixels, and as a prompt."""
+    logits = network(batch["image"], points, boxes, masks)
     full = torch.nn.functional.interpolate(logits, size=(64, 64), mode="bilinear", align_corners=False)
-    return full.argmax(dim=1) == classes.view(-1, 1, 1)
+    seen, fine = ((x.argmax(dim=1) == classes.view(-1, 1, 1)) for x in (logits, full))
+    return fine, torch.where(seen, 10.0, -10.0)[:, None]
 
 
 @torch.no_grad()
 def test_every_click_is_where_the_network_errs(network, batch):
-    """Each click is checked against the network prompted by all before it."""
+    """Each click is checked against the network prompted by all before it, and by the mask that they gave."""
     prepare = PrepareCorrectedBatch(network, 1.0, max_clicks=4)
     torch.manual_seed(0)
     checked = {0: 0, 1: 0, -1: 0}
@@ -51,12 +53,13 @@ def test_every_click_is_where_the_network_errs(network, batch):
             assert boxes is not None
             continue
         points, labels = prompts["points"]
+        masks = None
         for count in range(points.shape[1]):
             if count == 0 and boxes is None:
                 mask = torch.zeros(3, 64, 64, dtype=torch.bool)
             else:
                 given = (points[:, :count], labels[:, :count]) if count else None
-                mask = predicted(network, batch, given, boxes, classes)
+                mask, masks = predicted(network, batch, given, boxes, masks, classes)
             wrong = mask != target[:, 0].bool()
             for item in range(3):
                 x, y = (int(v) for v in points[item, count])
@@ -66,18 +69,20 @@ def test_every_click_is_where_the_network_errs(network, batch):
                     assert not wrong[item].any()
                 else:
                     assert wrong[item, y, x] and int(target[item, 0, y, x]) == label
+        assert torch.equal(prompts["masks"], masks) if masks is not None else "masks" not in prompts
     assert checked[0] and checked[1]
 
 
-def draws(network, batch, number=20, seed=0):
+def draws(network, batch, number=20, seed=0, max_clicks=3):
     torch.manual_seed(seed)
-    prepare = PrepareCorrectedBatch(network, 1.0, max_clicks=3)
+    prepare = PrepareCorrectedBatch(network, 1.0, max_clicks)
     return [prepare(batch)[3] for _ in range(number)]
 
 
 def test_clicks_boxes_and_both_occur_and_each_class_has_its_turn(network, batch):
     found = draws(network, batch)
-    assert {tuple(sorted(set(p) - {"classes"})) for p in found} == {("points",), ("boxes",), ("boxes", "points")}
+    kinds = {("points",), ("boxes",), ("masks", "points"), ("boxes", "masks", "points")}
+    assert {tuple(sorted(set(p) - {"classes"})) for p in found} == kinds
     assert {tuple(p["classes"][:2].tolist()) for p in found} == {(1, 1), (1, 2)}
     assert {p["points"][0].shape[1] for p in found if "boxes" not in p} == {1, 2, 3}
 
@@ -150,3 +155,11 @@ def test_a_trainer_runs_with_them(network, batch):
 def test_what_does_not_fit_is_refused(network, options, message):
     with pytest.raises(ValueError, match=message):
         PrepareCorrectedBatch(network, **{"probability": 0.5, **options})
+
+
+def test_boxes_are_near_the_object(network, batch):
+    one = {key: value[:1] for key, value in batch.items()}
+    boxes = torch.cat([p["boxes"] for p in draws(network, one, 400, max_clicks=1) if "boxes" in p])
+    expected = torch.tensor([5.5, 3.5, 29.5, 19.5])
+    assert (boxes - expected).abs().max() < 10 and len(boxes) > 150
+    torch.testing.assert_close(boxes.mean(dim=0), expected, atol=0.6, rtol=0)

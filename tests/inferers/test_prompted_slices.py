@@ -37,11 +37,15 @@ def test_a_slice_is_encoded_once(volume, network, monkeypatch):
     assert len(encoded) == 2
 
 
-def own_mask(volume, network, head, **prompt):
+def own_logits(volume, network, **prompt):
     """By a plain forward pass; 24 × 32 pixels go to 64 × 64, so that a pixel becomes two."""
     with torch.no_grad():
         logits = network(fit_square(volume[None, ..., 4], 64), **prompt)
-    logits = undo_fit_square(logits, 64, (24, 32))[0]
+    return undo_fit_square(logits, 64, (24, 32))[0]
+
+
+def own_mask(volume, network, head, **prompt):
+    logits = own_logits(volume, network, **prompt)
     return logits[0] > 0 if head == "sam" else logits.argmax(dim=0) == 2
 
 
@@ -57,10 +61,15 @@ def test_a_boxs_mask_is_the_networks_own_within_the_box(volume, network, head):
 
 @pytest.mark.parametrize("head", ["classes", "sam"])
 def test_a_first_clicks_mask_is_the_part_of_the_networks_own_that_it_is_on(volume, network, head):
+    """Of a trained network, of its mean with and without the click."""
     masks = []
     for row, column in ((5, 9), (12, 20), (20, 4), (3, 28), (18, 15)):
         points = torch.tensor([[[2 * column + 0.5, 2 * row + 0.5]]]), torch.ones(1, 1)
-        expected = own_mask(volume, network, head, points=points)
+        if head == "sam":
+            expected = own_mask(volume, network, head, points=points)
+        else:
+            both = [own_logits(volume, network, **prompt).softmax(dim=0) for prompt in ({}, {"points": points})]
+            expected = torch.stack(both).mean(dim=0).argmax(dim=0) == 2
         if not expected[row, column]:
             continue  # the image decides, see test_click_correction.py
         found = slices(volume, network, head).segment({4: SlicePrompt(inside=((row, column),))}, target=2)[..., 4]
@@ -113,6 +122,23 @@ def test_random_prompts_keep_the_contract(volume, network, head, box, seed):
     for prompt, mask in random.permutation(np.array(seen, dtype=object)):  # taken back, set again, after a restart
         for prompts in (prompted, slices(volume, network, head)):
             assert torch.equal(prompts.segment({1: prompt})[..., 1].bool(), mask)
+
+
+@pytest.mark.parametrize("head", ["classes", "sam", "sam_boxes"])
+def test_prompts_taken_back_at_a_random_moment_leave_the_mask_before(network, head):
+    """100 sequences on images with objects; after a restart the mask of the moment is the same bit for bit."""
+    random = np.random.RandomState(5)
+    for number in range(100):
+        image = torch.full((1, 24, 32), 0.2)
+        for _ in range(3):
+            row, column = random.randint(0, 16), random.randint(0, 24)
+            image[0, row : row + 8, column : column + 8] = random.rand()
+        moments = drawn(random, 6, box=number % 2 == 1)
+        prompted = slices(image, network, head)
+        masks = [prompted.segment({0: prompt}, target=1) for prompt in moments]
+        back = random.randint(len(moments))
+        assert torch.equal(prompted.segment({0: moments[back]}, target=1), masks[back])
+        assert torch.equal(slices(image, network, head).segment({0: moments[back]}, target=1), masks[back])
 
 
 @pytest.mark.parametrize("head", ["classes", "sam", "sam_boxes"])

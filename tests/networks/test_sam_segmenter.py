@@ -2,16 +2,18 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from medsaga.networks import SamSegmenter
+from medsaga.networks import SamSegmenter, mask_prompt
 
 SIZE = 96
 POINTS = (torch.tensor([[[10.0, 20.0], [50.0, 60.0]]]), torch.tensor([[1, 0]]))
 BOX = torch.tensor([[8.0, 16.0, 70.0, 60.0]])
+MASK = mask_prompt(torch.rand(1, SIZE // 4, SIZE // 4, generator=torch.Generator().manual_seed(3)) > 0.7)
 PROMPTS = {
     "none": {},
     "points": {"points": POINTS},
     "box": {"boxes": BOX},
     "both": {"points": POINTS, "boxes": BOX},
+    "mask": {"points": POINTS, "boxes": BOX, "masks": MASK},
 }
 
 
@@ -34,6 +36,8 @@ def batch_of_prompts(kind, count):
         prompts["points"] = (coords + shift[..., None], labels.expand(count, -1))
     if "boxes" in prompts:
         prompts["boxes"] = prompts["boxes"] + shift
+    if "masks" in prompts:
+        prompts["masks"] = prompts["masks"] + shift[..., None, None]
     return prompts
 
 
@@ -41,8 +45,7 @@ def item(prompts, i):
     one = {}
     if "points" in prompts:
         one["points"] = tuple(value[[i]] for value in prompts["points"])
-    if "boxes" in prompts:
-        one["boxes"] = prompts["boxes"][[i]]
+    one.update({key: prompts[key][[i]] for key in ("boxes", "masks") if key in prompts})
     return one
 
 
@@ -51,7 +54,7 @@ def item(prompts, i):
 def test_logits_are_sams_own(network, sam, images, kind):
     prompts = PROMPTS[kind]
     embedding = sam.image_encoder(sam.preprocess(255 * images[:1]))
-    sparse, dense = sam.prompt_encoder(points=prompts.get("points"), boxes=prompts.get("boxes"), masks=None)
+    sparse, dense = sam.prompt_encoder(points=prompts.get("points"), boxes=prompts.get("boxes"), masks=prompts.get("masks"))
     expected, _ = sam.mask_decoder.predict_masks(embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense)
     logits = network(images[:1], **prompts)
     assert logits.shape == (1, 4, SIZE // 4, SIZE // 4)
@@ -139,6 +142,14 @@ def test_clicks_train_too():
     assert network.image_encoder.patch_embed.proj.weight.grad is not None
 
 
+def test_with_a_mask_every_trained_parameter_has_a_gradient_too():
+    """Or DDP would wait for that of the embedding of no mask."""
+    network = SamSegmenter("vit_test", image_size=64, num_classes=2).train()
+    mask = torch.rand(2, *network(torch.rand(1, 3, 64, 64)).shape[-2:]) > 0.5
+    network(torch.rand(2, 3, 64, 64), boxes=torch.rand(2, 4) * 60, masks=mask_prompt(mask)).sum().backward()
+    assert all((p.grad is not None) == p.requires_grad for p in network.parameters())
+
+
 def test_training_mode_leaves_running_statistics_alone():
     network = SamSegmenter("vit_t", image_size=32)
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
@@ -179,6 +190,8 @@ def test_integer_images_are_refused(network):
         (1, {"points": (torch.rand(1, 3, 2), torch.ones(1, 2))}, r"labels \(1, 2\)"),
         (3, {"boxes": torch.rand(2, 4)}, "2 boxes for 3 images"),
         (2, {"boxes": torch.rand(1, 4)}, "1 boxes for 2 images"),
+        (1, {"masks": torch.rand(1, 1, SIZE, SIZE)}, r"masks have shape .* they must be"),
+        (2, {"masks": torch.rand(1, 1, SIZE // 4, SIZE // 4)}, "1 masks for 2 images"),
         (1, {"boxes": torch.rand(2, 4), "points": (torch.rand(3, 1, 2), torch.ones(3, 1))}, "3 point sets and 2 boxes"),
     ],
 )

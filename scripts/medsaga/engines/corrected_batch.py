@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from monai.engines import PrepareBatch
 from monai.inferers import Inferer
+from monai.transforms.utils import generate_spatial_bounding_box
 from torch.nn import functional as F
 
-from medsaga.networks import SamSegmenter
-
-from .prompted_batch import box_of
+from medsaga.networks import SamSegmenter, mask_prompt
 
 __all__ = ["OneClassInferer", "PrepareCorrectedBatch"]
+
+_JITTER = 0.1  # of the box's side, as SAM's training has it
 
 
 class PrepareCorrectedBatch(PrepareBatch):
@@ -21,8 +22,9 @@ class PrepareCorrectedBatch(PrepareBatch):
 
     Each slice of such a batch gets prompts about one class that it shows, drawn at random: first a box with jitter, or
     a click at random inside; then, one after another, clicks drawn from where the network, prompted by those before,
-    errs about that class, positive where it has missed it and negative where it has drawn it. A slice that shows no
-    object gets clicks where the network draws one. How many clicks there are is drawn for each batch.
+    errs about that class, positive where it has missed it and negative where it has drawn it. With each of these goes
+    the mask that it corrects. A slice that shows no object gets clicks where the network draws one. How many clicks
+    there are is drawn for each batch.
 
     The target is that class against all else, 1 and 0, and so are the network's logits by :class:`OneClassInferer`: a
     prompt about one class says nothing of the others.
@@ -63,7 +65,8 @@ class PrepareCorrectedBatch(PrepareBatch):
         """
         Returns:
             image (B, C, S, S), target (B, 1, S, S), and as keyword arguments for :class:`OneClassInferer` ``classes``
-            (B,), ``points`` ((B, N, 2), (B, N)) and ``boxes`` (B, 4), in pixels; none of them without prompts.
+            (B,), ``points`` ((B, N, 2), (B, N)) and ``boxes`` (B, 4), in pixels, and ``masks`` (B, 1, m, m); none of
+            them without prompts.
         """
         # neighbouring slices (B, D, C, S, S) are a batch of B D
         image, label = (batchdata[key].flatten(0, -4) for key in ("image", "label"))
@@ -83,18 +86,20 @@ class PrepareCorrectedBatch(PrepareBatch):
         boxes = points = None
         clicks = int(torch.randint(1, self.max_clicks + 1, ()))
         if float(torch.rand(())) < 0.5:
-            boxes = torch.stack([box_of(mask) for mask in target]).to(image.device)
+            boxes = torch.stack([_box_of(mask) for mask in target]).to(image.device)
             clicks -= 1  # the box stands for the first click, and may be alone
         else:
             points = _with_clicks(None, target, torch.zeros_like(target))
             clicks -= 1
+        masks = None
         embedding = self.network.encode(image) if clicks else None
         for _ in range(clicks):
             given = None if points is None else (points[0].to(image.device), points[1].to(image.device))
-            logits = self.network.decode(embedding, given, boxes).float()
+            logits = self.network.decode(embedding, given, boxes, masks).float()
+            masks = mask_prompt(logits.argmax(dim=1) == classes.view(-1, 1, 1).to(image.device))
             logits = F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)
             points = _with_clicks(points, target, logits.argmax(dim=1).cpu() == classes.view(-1, 1, 1))
-        prompts: dict[str, Any] = {}
+        prompts: dict[str, Any] = {} if masks is None else {"masks": masks}
         if points is not None:
             prompts["points"] = (points[0].to(image.device), points[1].to(image.device))
         if boxes is not None:
@@ -168,3 +173,15 @@ def _with_clicks(
     if points is None:
         return coordinates, labels
     return torch.cat([points[0], coordinates], dim=1), torch.cat([points[1], labels], dim=1)
+
+
+def _box_of(mask: torch.Tensor) -> torch.Tensor:
+    """The object's box with jitter, (4,) x0, y0, x1, y1 in pixels; a random one where there is no object."""
+    size = mask.shape[-1]
+    if not mask.any():
+        corners = (torch.rand(2, 2) * size - 0.5).sort(dim=0).values
+        return torch.cat([corners[0], corners[1]])
+    (r0, c0), (r1, c1) = generate_spatial_bounding_box(mask[None])
+    edges = torch.tensor([c0, r0, c1, r1]) - 0.5  # pixel centres are whole numbers here, as in SAM's prompt encoder
+    sides = torch.tensor([c1 - c0, r1 - r0] * 2)
+    return (edges + torch.randn(4) * (_JITTER * sides).clamp(max=20)).clamp(-0.5, size - 0.5)

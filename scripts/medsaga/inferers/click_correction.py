@@ -151,6 +151,7 @@ def walked(grey: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     """Where a random walker meets a seed of 1 sooner than one of 2."""
     if not (seeds == 0).any() or not (seeds == 2).any():
         return seeds != 2
+    grey = grey.astype(np.float64)  # in float32 the walker's matrix may be singular
     spread = float(grey.std())
     if spread < 1e-6:  # the walker divides by it
         grey, spread = grey + np.indices(grey.shape).sum(axis=0) % 2 * 1e-3, 5e-4

@@ -219,11 +219,15 @@ class PromptedSlices:
         return self._logits(index, clicks, [prompt.box] if prompt.box is not None else [])[0]
 
     def _margin(self, index: int, prompt: SlicePrompt, target: int | None) -> torch.Tensor:
-        """The network's logit of the object against all else, (H, W): above 0 it is the most likely."""
+        """How much likelier the object is than all else, (H, W): above 0 it is the most likely."""
         logits = self._prompted(index, prompt)
         if self.head != "classes":
             return logits[0]
-        return logits[target] - torch.cat([logits[:target], logits[target + 1 :]]).amax(dim=0)
+        seen = logits.softmax(dim=0)
+        if prompt.box is None:
+            # what is found without a prompt knows more of the shape than one point says
+            seen = seen + self._prompted(index, SlicePrompt()).softmax(dim=0)
+        return seen[target] - torch.cat([seen[:target], seen[target + 1 :]]).amax(dim=0)
 
     def _seen_class(self, index: int, prompt: SlicePrompt) -> int:
         classes = self._prompted(index, prompt).softmax(dim=0)[1:]

@@ -4,7 +4,7 @@ from .encoders import ENCODERS, build_encoder
 from .lora import merge_lora
 from .mask_decoder import ClassMaskDecoder
 from .published import PUBLISHED, weights_path
-from .sam_segmenter import SamSegmenter
+from .sam_segmenter import SamSegmenter, mask_prompt
 from .tiny_vit import TinyViTEncoder
 from .weights import load_weights, trained_state
 
@@ -16,6 +16,7 @@ __all__ = [
     "TinyViTEncoder",
     "build_encoder",
     "load_weights",
+    "mask_prompt",
     "merge_lora",
     "trained_state",
     "weights_path",

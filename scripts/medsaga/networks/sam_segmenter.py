@@ -11,15 +11,17 @@ from segment_anything.modeling import PromptEncoder
 from torch import nn
 
 from .adapters import add_adapters
-from .checkpointing import CHECKPOINTING
+from .checkpointing import CHECKPOINTING, is_recording
 from .encoders import build_encoder, embedding_size
 from .lora import add_lora
 from .mask_decoder import ClassMaskDecoder
 from .weights import NORMALIZATION, load_weights
 
-__all__ = ["PRECISIONS", "SamSegmenter"]
+__all__ = ["PRECISIONS", "SamSegmenter", "mask_prompt"]
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "bf16_weights": torch.bfloat16}
+
+_SURE = 10.0  # logit of a mask that is given as a prompt
 
 
 class SamSegmenter(nn.Module):
@@ -155,26 +157,28 @@ class SamSegmenter(nn.Module):
         image: torch.Tensor,
         points: tuple[torch.Tensor, torch.Tensor] | None = None,
         boxes: torch.Tensor | None = None,
+        masks: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Segment images, optionally steered by one prompt set each: ``decode(encode(image), points, boxes)``.
+        """Segment images, optionally steered by one prompt set each: ``decode(encode(image), points, boxes, masks)``.
 
         Args:
             image: images with intensities in [0, 1]; grey ones are repeated to three channels.
             points: coordinates x, y in input pixels and labels: 1 inside the object, 0 outside, -1 no point (padding).
             boxes: corners x0, y0, x1, y1 in input pixels.
+            masks: of the object until now, to be corrected by the other prompts: logits, as of :func:`mask_prompt`.
 
         Returns:
             Class logits.
 
         Shape:
             - image: (B, 1 or 3, S, S)
-            - points: (B, N, 2) and (B, N); boxes: (B, 4)
+            - points: (B, N, 2) and (B, N); boxes: (B, 4); masks: (B, 1, m, m)
             - output: (B, k, m, m)
 
         Raises:
             ValueError: when the image or a prompt has another shape.
         """
-        return self.decode(self.encode(image), points, boxes)
+        return self.decode(self.encode(image), points, boxes, masks)
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         """Compute the image embedding, once per image however many prompts follow.
@@ -208,6 +212,7 @@ class SamSegmenter(nn.Module):
         embedding: torch.Tensor,
         points: tuple[torch.Tensor, torch.Tensor] | None = None,
         boxes: torch.Tensor | None = None,
+        masks: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Predict class logits from image embeddings and prompts.
 
@@ -217,30 +222,56 @@ class SamSegmenter(nn.Module):
             embedding: what :meth:`encode` returned.
             points: as in :meth:`forward`.
             boxes: as in :meth:`forward`.
+            masks: as in :meth:`forward`.
 
         Returns:
             Class logits.
 
         Shape:
             - embedding: (B, 256, m / 4, m / 4)
-            - points: (P, N, 2) and (P, N); boxes: (P, 4); P = B, or B = 1
+            - points: (P, N, 2) and (P, N); boxes: (P, 4); masks: (P, 1, m, m); P = B, or B = 1
             - output: (P, k, m, m); without prompts (B, k, m, m)
 
         Raises:
             ValueError: when the prompts have other shapes or their number fits neither the embeddings nor each other.
         """
-        _check_prompts(embedding.shape[0], points, boxes)
+        _check_prompts(embedding, points, boxes, masks)
         # In half precision neighbouring pixels share a positional encoding, so positions stay in float32.
         with torch.autocast(embedding.device.type, enabled=False):
-            sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=None)
+            sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
+            if masks is not None and is_recording(self):
+                # DDP expects a gradient of each trained parameter
+                dense = dense + 0 * self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
             image_pe = self.prompt_encoder.get_dense_pe()
         with self._autocast(embedding.device):
             logits = self.mask_decoder(embedding, image_pe, sparse, dense)
         return logits if self.precision == "fp32" else logits.float()
 
 
-def _check_prompts(images: int, points: tuple[torch.Tensor, torch.Tensor] | None, boxes: torch.Tensor | None) -> None:
-    counts = {}
+def mask_prompt(masks: torch.Tensor) -> torch.Tensor:
+    """What a mask is as a prompt: the logits of one that is sure of itself.
+
+    The mask that a prompt corrects need not be the network's own, so its logits are not known.
+
+    Args:
+        masks: bool (B, m, m), at the logits' resolution.
+
+    Returns:
+        (B, 1, m, m).
+
+    Source:
+        Segment Anything (arXiv 2304.02643), appendix A (dense prompts).
+    """
+    return masks[:, None] * 2 * _SURE - _SURE
+
+
+def _check_prompts(
+    embedding: torch.Tensor,
+    points: tuple[torch.Tensor, torch.Tensor] | None,
+    boxes: torch.Tensor | None,
+    masks: torch.Tensor | None,
+) -> None:
+    images, counts = embedding.shape[0], {}
     if points is not None:
         coords, labels = points
         if coords.ndim != 3 or coords.shape[2] != 2 or labels.shape != coords.shape[:2]:
@@ -253,6 +284,11 @@ def _check_prompts(images: int, points: tuple[torch.Tensor, torch.Tensor] | None
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             raise ValueError(f"boxes have shape {tuple(boxes.shape)}: they must be (B, 4), corners x0, y0, x1, y1")
         counts["boxes"] = boxes.shape[0]
+    if masks is not None:
+        side = 4 * embedding.shape[-1]
+        if masks.shape[1:] != (1, side, side):
+            raise ValueError(f"masks have shape {tuple(masks.shape)}: they must be (B, 1, {side}, {side}), logits")
+        counts["masks"] = masks.shape[0]
     if len(set(counts.values())) > 1 or (images > 1 and any(count != images for count in counts.values())):
         given = " and ".join(f"{count} {what}" for what, count in counts.items())
         raise ValueError(f"{given} for {images} images: give one prompt set per image, or several for one image")
