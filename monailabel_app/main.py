@@ -17,7 +17,7 @@ from lib.auth import accept_signed_tokens
 from lib.cpu import CPU_ENVIRONMENT
 from lib.endpoints import check_requests
 from lib.gate import guard
-from lib.infers import AutomaticTask, PromptedTask
+from lib.infers import AutomaticTask, FinishedObjects, PromptedTask
 from lib.logs import keep_persons_out
 from lib.names import chosen
 from lib.ohif import serve_ohif
@@ -127,11 +127,13 @@ class MedsagaApp(MONAILabelApp):
 
     def init_infers(self) -> dict[str, InferTask]:
         tasks: dict[str, InferTask] = {}
+        self._finished = {name: FinishedObjects(model.labels) for name, model in self.models.items()}
         for name, model in self.models.items():
-            tasks[name] = AutomaticTask(model)
-            tasks[f"{name}_prompt"] = PromptedTask(model)
+            finished = self._finished[name]
+            tasks[name] = AutomaticTask(model, finished)
+            tasks[f"{name}_prompt"] = PromptedTask(model, finished=finished)
             if model.dimension == 3:
-                tasks[f"{name}_propagate"] = PromptedTask(model, propagate=True)
+                tasks[f"{name}_propagate"] = PromptedTask(model, propagate=True, finished=finished)
         return tasks
 
     def init_trainers(self) -> dict[str, TrainTask]:
@@ -175,7 +177,8 @@ class MedsagaApp(MONAILabelApp):
         """Segment an image of the datastore, of a session or of the request itself.
 
         The automatic mask of an image without a final label is kept under the tag ``original``, to be compared with the
-        label that the annotator makes of it.
+        label that the annotator makes of it. What is kept is the model's own mask, without the objects that were
+        finished before, which the answer has.
 
         Raises:
             HTTPException: 404 for an unknown model or image, 409 where a model has to be trained first, 422 for an
@@ -189,8 +192,12 @@ class MedsagaApp(MONAILabelApp):
         path = image_id if uploaded else datastore.get_image_uri(image_id)
         if not path or not os.path.exists(path):
             raise HTTPException(404, f"There is no image {image_id!r}.")
+        automatic = isinstance(task, AutomaticTask)
+        alone = uploaded or (automatic and request.get("replace"))
+        final = None if alone else self._final_label(datastore, image_id, task.model)
         try:
-            written, result = task({**request, "image": path, "description": task.description})
+            asked = {**request, "image": path, "final_label": final, "description": task.description}
+            written, result = task(asked)
         except HTTPException:
             raise
         except Exception as err:
@@ -199,20 +206,35 @@ class MedsagaApp(MONAILabelApp):
             cause = str(root_cause(err)).replace(path, name)
             raise HTTPException(422, f"{request['model']} cannot segment {name}. {cause}") from err
 
+        own = result.pop("own", written)
         answer = {"label": written, "tag": DefaultLabelTag.ORIGINAL, "file": written, "params": result}
         wanted = bool(request.get("save_label"))
-        proposal = isinstance(task, AutomaticTask) and not datastore.get_label_by_image_id(image_id, "final")
-        if written and not uploaded and (wanted or proposal):
+        proposal = automatic and not datastore.get_label_by_image_id(image_id, "final")
+        if own and not uploaded and (wanted or proposal):
             tag = request.get("label_tag", DefaultLabelTag.ORIGINAL) if wanted else DefaultLabelTag.ORIGINAL
-            version = task.model.version(chosen(request, "model_filename"))
+            version = result.get("weights") or task.model.version(chosen(request, "model_filename"))
             info = {"model": request["model"], "version": version, "params": result}
             try:
-                answer["label"] = datastore.save_label(image_id, written, tag, info)
+                answer["label"] = datastore.save_label(image_id, own, tag, info)
             except HTTPException as err:
                 if wanted:
                     raise
                 logger.warning("the proposal for %s is not kept: %s", image_id, err.detail)
+        if own != written:
+            Path(own).unlink()
         return answer
+
+    @staticmethod
+    def _final_label(datastore: Datastore, image_id: str, model: ServedModel) -> str | None:
+        """File of an image's final label, where it is of a model's classes and can be had."""
+        tag = DefaultLabelTag.FINAL.value
+        try:
+            models = datastore.get_label_info(image_id, tag).get("models", [model.name])
+            return datastore.get_label_uri(image_id, tag) if model.name in models else None
+        except HTTPException as err:
+            if err.status_code != 404:
+                logger.warning("the final label of %s protects nothing: %s", image_id, err.detail)
+            return None
 
     def _is_uploaded(self, image: str) -> bool:
         """Whether a path is of a file that this server has received."""
@@ -233,6 +255,7 @@ class MedsagaApp(MONAILabelApp):
         # MONAI Label deals images out to GPUs, which fails where there are none
         if torch.cuda.device_count() < 2:
             request = {**request, "multi_gpu": False}
+        request = {**request, "replace": True}  # what the model finds, whatever annotators have finished
         return super().batch_infer(request, datastore)
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -258,6 +281,8 @@ class MedsagaApp(MONAILabelApp):
         datastore = self.datastore()
         report = datastore.last_save()
         if report["tag"] == DefaultLabelTag.FINAL.value:
+            for finished in self._finished.values():
+                finished.forget(datastore.get_image_uri(image_id))  # the label counts from now on
             threading.Thread(
                 target=score_submission, args=(datastore, image_id, self.models), name="score", daemon=True
             ).start()

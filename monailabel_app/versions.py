@@ -39,7 +39,8 @@ def table(versions: Versions) -> None:
     if not known:
         print(f"{versions.models_dir} has no version yet: the first training of the app makes one.")
         return
-    print(f"{'':2}{'file':<15}{'made':<27}{'Dice':>6}{'served then':>13}{'labels':>8}{'held back':>11}  note")
+    scores = f"{'Dice':>6}{'served then':>13}{'prompts':>9}{'published':>11}"
+    print(f"{'':2}{'file':<15}{'made':<27}{scores}{'labels':>8}{'held back':>11}  note")
     for version in known:
         mark = "→ " if served is not None and version.file == served.file else "  "
         print(f"{mark}{_row(version)}")
@@ -47,11 +48,15 @@ def table(versions: Versions) -> None:
         print(f"→ {PUBLISHED}: weights that training starts from; they answer prompts")
     elif served is None:
         print("→ model.pt: put there by other means than the app")
+    elif not served.follows_prompts:
+        print(f"→ {PUBLISHED}: weights that training starts from; they answer prompts, which they follow better")
 
 
 def _row(version: Version) -> str:
-    dice, then = (f"{v:.3f}" if v is not None else "–" for v in (version.score, version.served_score))
-    numbers = f"{dice:>6}{then:>13}{len(version.trained_on):>8}{len(version.held_back):>11}"
+    measured = (version.score, version.served_score, version.prompt_score, version.published_prompt_score)
+    dice, then, prompts, published = (f"{v:.3f}" if v is not None else "–" for v in measured)
+    scores = f"{dice:>6}{then:>13}{prompts:>9}{published:>11}"
+    numbers = f"{scores}{len(version.trained_on):>8}{len(version.held_back):>11}"
     return f"{version.file:<15}{version.made:<27}{numbers}  {version.note}"
 
 

@@ -30,6 +30,7 @@ __all__ = [
 
 _DEEPEST = 20
 _LONGEST = 200  # characters of a name or tag
+_SCRIBBLES = 50  # each becomes up to 20 clicks
 
 # --- JSON -----------------------------------------------------------------------------------------------------------
 
@@ -162,12 +163,24 @@ class BatchFields(_SegmentFields):
     max_batch_size: Annotated[int, Field(ge=0)] | None = None
 
 
+class Scribble(BaseModel):
+    """A line inside or outside the object."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    inside: bool
+    points: Annotated[Points, Field(min_length=1)]
+
+
 class InferFields(_SegmentFields):
     """``params`` of ``POST /infer/NAME``."""
 
     label: Text | None = None
     foreground: Points | None = None
     background: Points | None = None
+    scribbles: Annotated[list[Scribble], Field(max_length=_SCRIBBLES)] | None = None
+    plane: Annotated[Literal["auto", "axial", "coronal", "sagittal"] | None, BeforeValidator(_first)] = None
+    replace: bool | None = None
     roi: Annotated[list[Voxel], Field(max_length=6)] | None = None
     label_info: Annotated[list[dict[str, Any]], Field(max_length=1000)] | None = None
     # what clients send for models of other kinds, and what has no effect here
@@ -199,6 +212,6 @@ def _problem(error: Any, kind: type[_Fields], name: str) -> str:
     # what follows the field's name are positions, and names of types, which say nothing to the client
     path = [str(part) for i, part in enumerate(error["loc"]) if i == 0 or isinstance(part, int)]
     field = f"{name}, {'.'.join(path)[:_LONGEST]}"
-    if error["type"] == "extra_forbidden":
+    if error["type"] == "extra_forbidden" and len(error["loc"]) == 1:
         return f"{field}: there is no such field; known are {', '.join(kind.model_fields)}"
     return f"{field}: {error['msg'].removeprefix('Value error, ')}"

@@ -17,12 +17,16 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
+from lib.versions import PUBLISHED, Versions
 from medsaga.bundle.errors import root_cause
 from medsaga.bundle.literals import literal
 from medsaga.inferers import EmbeddingCache
 from medsaga.networks import SamSegmenter, load_weights
 
-__all__ = ["COMPUTING", "ServedModel", "find_bundles", "image_key", "in_use", "mark_request"]
+__all__ = ["BEST", "COMPUTING", "PLANES", "ServedModel", "find_bundles", "image_key", "in_use", "mark_request"]
+
+PLANES = ("auto", "axial", "coronal", "sagittal")  # as OrientSlicesd has them
+BEST = "best"  # of the weights that may answer prompts
 
 # One computation at a time in this process: two at once on the same cores or GPU are slower than one after the other,
 # and each would need its own memory. Requests, prefetching and scoring take it for a slice or an image at a time.
@@ -88,8 +92,8 @@ class ServedModel:
         name: the folder's name, under which clients see the model.
         labels: class number by name, without the background.
         dimension: of the images, 2 or 3; the network itself always works on slices.
+        plane: of the slices of volumes, as the bundle has it; None where images are 2-D.
         pretrained: published weights or file that training starts from, None for none.
-        preprocessing: the bundle's; the instance that prepared an image is the one that can invert it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -110,8 +114,10 @@ class ServedModel:
         self.num_classes = len(self.labels) + 1
         self.image_size = int(self.config.get_parsed_content("image_size"))
         self.pretrained = json.loads((self.path / "configs" / "train.json").read_text()).get("weights")
-        self.preprocessing: Compose = self.config.get_parsed_content("preprocessing")
-        self.dimension = 2 if self.config.get_parsed_content("plane") is None else 3
+        self.plane: str | None = self.config.get_parsed_content("plane")
+        self.dimension = 2 if self.plane is None else 3
+        self._preprocessing: dict[str | None, Compose] = {}
+        self.preprocessing()
         self.embeddings = EmbeddingCache(_CACHE_BYTES)
         self._images = EmbeddingCache(_CACHE_BYTES)
         self._networks: OrderedDict[tuple[str, str], SamSegmenter] = OrderedDict()
@@ -159,6 +165,26 @@ class ServedModel:
         """Names the weights, for caches: changes whenever others are served."""
         path = self.checkpoint(filename)
         return f"{path.name}@{path.stat().st_mtime_ns}"
+
+    def prompt_weights(self, asked: str | None = None) -> str:
+        """Which weights answer prompts: the name of a file in ``models``, or ``published``.
+
+        Args:
+            asked: for by name; ``best``, and None, take the published ones where there are no others, and where the
+                served version follows prompts worse than they, see :attr:`~lib.versions.Version.follows_prompts`.
+        """
+        if not self.trained:
+            return PUBLISHED
+        if asked and asked != BEST:
+            return asked
+        served = Versions(self.models_dir).served()
+        worse = served is not None and not served.follows_prompts and self.pretrained is not None
+        return PUBLISHED if worse else "model.pt"
+
+    def known_as(self, weights: str) -> str:
+        """The name under which people know weights: of the served ones, ``model.pt``, their version's."""
+        served = Versions(self.models_dir).served() if weights == "model.pt" else None
+        return served.file if served else weights
 
     def network(self, device: str = "cpu", filename: str | None = None) -> SamSegmenter:
         """The network with the served weights, or another version's, in ``eval()``.
@@ -216,19 +242,41 @@ class ServedModel:
 
     # --- images -----------------------------------------------------------------------------------------------------
 
-    def prepare(self, image: str) -> MetaTensor:
+    def preprocessing(self, plane: str | None = None) -> Compose:
+        """The bundle's preprocessing, always the same object for a plane: that which prepared an image can invert it.
+
+        Args:
+            plane: of the slices, one of :data:`PLANES`; the bundle's own unless given.
+
+        Raises:
+            HTTPException: 422 for a plane where the bundle's images are 2-D.
+        """
+        plane = plane or self.plane
+        if plane != self.plane and (self.plane is None or plane not in PLANES):
+            raise HTTPException(
+                422,
+                f"plane is {plane!r}; it must be one of {', '.join(PLANES)} for volumes, and left out for 2-D images.",
+            )
+        if plane not in self._preprocessing:
+            config = ConfigParser({**self.config.config, "plane": plane})
+            self._preprocessing[plane] = config.get_parsed_content("preprocessing")
+        return self._preprocessing[plane]
+
+    def prepare(self, image: str, plane: str | None = None) -> MetaTensor:
         """A preprocessed image (C, H, W) or volume (C, H, W, D) with its affine and original affine, from memory where
         it was used lately.
 
         Args:
             image: file or DICOM folder.
+            plane: of the slices; the bundle's own unless given.
 
         Raises:
-            HTTPException: 422, naming the file, when it cannot be read or used.
+            HTTPException: 422, naming the file, when it cannot be read or used, and for a plane of a 2-D image.
         """
-        key = image_key(image)
+        preprocessing = self.preprocessing(plane)
+        key = (image_key(image), plane or self.plane)
         try:
-            return self._images.get(key, lambda: self.preprocessing({"image": image})["image"])
+            return self._images.get(key, lambda: preprocessing({"image": image})["image"])
         except Exception as err:
             name, cause = Path(image).name, str(root_cause(err))
             raise HTTPException(422, f"{name} cannot be segmented. {cause.replace(image, name)}") from err

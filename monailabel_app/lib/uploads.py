@@ -89,12 +89,12 @@ def _compared(task: RetrainTask, datastore: Datastore, versions: Versions, file:
     if held:
         evaluator = parser.get_parsed_content("validate#evaluator")
         evaluator.run()
-    version, serve = compared(evaluator, network, model)
+    version, serve = compared(evaluator, network, model, list(held.values()), parser, sorted(held))
     why = version.note
     if record is None and model.trained:
         why = "kept but not served: it does not say which patients it has learnt from, so no label can compare it"
     version.note = f"uploaded; {why}"
-    version.trained_on, version.held_back = sorted(patients), sorted(held)
+    version.trained_on = sorted(patients)
     return version, serve
 
 

@@ -189,11 +189,13 @@ def start_training(server):
 def test_thirty_requests_at_once_while_a_training_runs(server, tmp_path):
     def requests():
         for number in range(30):
-            image = f"phantom_{number % 4:03d}"
+            # each by itself, in whatever order they come
+            image, params = f"phantom_{number % 4:03d}", {"replace": True}
             if number % 3:
-                yield "hippocampus", image, {}
+                yield "hippocampus", image, params
             else:
-                yield "hippocampus_prompt", image, {"foreground": [[10 + number % 5, 15, 5]], "label": "anterior"}
+                click = [10 + number % 5, 15, 5]
+                yield "hippocampus_prompt", image, {**params, "foreground": [click], "label": "anterior"}
 
     def ask(request):
         model, image, params = request

@@ -115,6 +115,7 @@ def test_update_model_as_ohif_asks_for_it(server):
     assert stats["message"].startswith("model_v")
     versions = json.loads((server.bundle / "models" / "versions.json").read_text())
     assert versions[0]["note"] == "found in models/", "what was served can be brought back"
+    assert all(0 < versions[1][f"{whose}prompt_score"] <= 1 for whose in ("", "published_"))
     assert len(server.info()["models"]["hippocampus"]["config"]["model_filename"]) == 3
 
 

@@ -27,6 +27,10 @@ def test_what_clients_send_is_taken(kind):
         fields |= {"result_extension": ".nrrd", "result_dtype": "uint8", "result_compress": False}
         fields |= {"restore_label_idx": False, "label_prompt": [1, 2], "foreground": [[1, 2, 3]], "background": []}
         fields |= {"label": "anterior", "roi": [0, 1, 2, 3, 4, 5], "slice": 3, "reset_state": True}
+        fields |= {"replace": False, "plane": ["auto", "axial"]}
+        fields |= {
+            "scribbles": [{"inside": True, "points": [[1, 2, 3]]}, {"inside": False, "points": [[1, 2], [3, 4]]}]
+        }
         fields |= {"model_filename": ["model.pt", "model_v1.pt"], "label_info": [{"name": "anterior", "idx": 1}]}
     if kind is BatchFields:  # MONAI Label's own default
         fields |= {"multi_gpu": True, "gpus": "all", "logging": "WARNING", "save_label": True, "label_tag": "original"}
@@ -34,6 +38,7 @@ def test_what_clients_send_is_taken(kind):
     taken = checked(kind)(fields, "params")
     assert taken["client_id"] == "ann"
     assert taken.get("device", "cpu") == "cpu" and taken.get("model_filename", "model.pt") == "model.pt"
+    assert taken.get("plane", "auto") == "auto"
     assert checked(kind)(None, "params") == {}
 
 
@@ -65,6 +70,22 @@ def test_prompts_are_limited(monkeypatch):
     monkeypatch.setenv("MEDSAGA_MAX_PROMPTS", "2")
     assert checked(InferFields)({"foreground": [[1, 1, 1]] * 2}, "params")
     assert "MEDSAGA_MAX_PROMPTS" in refused(checked(InferFields), {"foreground": [[1, 1, 1]] * 3}, "params")
+
+
+@pytest.mark.parametrize(
+    "scribbles",
+    [
+        [{"inside": True}],
+        [{"points": [[1, 1, 1]]}],
+        [{"inside": True, "points": []}],
+        [{"inside": True, "points": [[1, "x", 1]]}],
+        [{"inside": True, "points": [[1, 1, 1]], "width": 3}],
+        [{"inside": True, "points": [[1, 1, 1]]}] * 51,
+        [[[1, 1, 1]]],
+    ],
+)
+def test_scribbles_are_lines_inside_or_outside(scribbles):
+    assert "params, scribbles" in refused(checked(InferFields), {"scribbles": scribbles}, "params")
 
 
 @pytest.mark.parametrize(

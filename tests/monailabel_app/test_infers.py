@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install medsaga[label])")
 
 from lib.infers import AutomaticTask, PromptedTask
-from lib.infers.prompted import slice_prompts
+from lib.infers.prompts import slice_prompts
 from lib.served_model import ServedModel
 
 from ..integration.bundles import run
@@ -162,6 +162,124 @@ def test_the_mask_of_a_picture_is_a_picture_without_losses(xrays_model, tmp_path
         written, _ = PromptedTask(xrays_model)({"image": str(path), "device": "cpu", "foreground": points})
         with Image.open(written) as mask:
             assert mask.size == (20, 30) and mask.getpixel((12, 21)) == 1
+
+
+# RAS axis across the slices of a plane
+ACROSS = {"sagittal": 0, "coronal": 1, "axial": 2}
+CANONICAL = affine_of("RAS", (0.8, 1.3, 3))
+VIEWS = {
+    "flipped": [[0, -1], [1, 1], [2, -1]],
+    "permuted": [[1, 1], [2, -1], [0, 1]],
+    "all else": [[2, -1], [0, -1], [1, -1]],
+}
+
+
+@pytest.mark.parametrize("plane", ACROSS)
+@pytest.mark.parametrize("propagate", [False, True])
+@pytest.mark.parametrize("view", VIEWS)
+def test_slices_of_any_plane_are_prompted_in_the_files_voxels(volumes_model, tmp_path, plane, propagate, view):
+    """Where it was clicked, on the slices of that plane, and however the file's axes run."""
+    image = nib.Nifti1Image(noise(), CANONICAL)
+    turned = image.as_reoriented(np.array(VIEWS[view]))
+    inside, outside = [[9, 13, 4], [9, 13, 5], [8, 13, 4], [9, 12, 4]], [[9, 13, 8], [4, 13, 4], [9, 4, 4]]
+    roi = np.array([[5, 10], [6, 14], [3, 7]])
+    masks = []
+    for name, of in (("image", image), ("turned", turned)):
+        nib.save(of, tmp_path / f"{name}.nii.gz")
+        there = np.linalg.inv(of.affine) @ image.affine
+
+        def moved(points, there=there):
+            return np.rint(np.pad(points, ((0, 0), (0, 1)), constant_values=1) @ there.T)[:, :3].astype(int).tolist()
+
+        request = {"image": str(tmp_path / f"{name}.nii.gz"), "device": "cpu", "plane": plane, "label": "anterior"}
+        box = np.sort(np.array(moved(roi.T)).T, axis=1).ravel().tolist()
+        for prompts in (
+            {"foreground": moved(inside[:1])},
+            {"foreground": moved(inside), "background": moved(outside)},
+            {"roi": box},
+        ):
+            written, _ = PromptedTask(volumes_model, propagate)({**request, **prompts})
+            mask = nib.load(written)
+            np.testing.assert_allclose(mask.affine, of.affine, atol=1e-5)
+            values = np.asarray(mask.dataobj)
+            assert all(values[tuple(voxel)] for voxel in prompts.get("foreground", []))
+            assert not any(values[tuple(voxel)] for voxel in prompts.get("background", []))
+            masks.append(nib.Nifti1Image(values, of.affine))
+    axis = ACROSS[plane]
+    for here, there in zip(masks[:3], masks[3:]):
+        expected = here.as_reoriented(np.array(VIEWS[view]))
+        np.testing.assert_array_equal(np.asarray(there.dataobj), np.asarray(expected.dataobj))
+    if not propagate:
+        first, corrected, boxed = (np.unique(np.nonzero(np.asarray(mask.dataobj))[axis]).tolist() for mask in masks[:3])
+        assert first == [inside[0][axis]] and corrected == sorted({voxel[axis] for voxel in inside})
+        assert set(boxed) <= set(range(roi[axis, 0], roi[axis, 1] + 1))
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_planes_do_not_share_what_is_kept_of_an_image(volumes_model, tmp_path, name):
+    image = write(tmp_path / "image.nii.gz", noise(), GRIDS[name][0])
+    task = PromptedTask(volumes_model)
+    asked = {"image": image, "device": "cpu", "foreground": [[9, 13, 4]]}
+    first = {plane: np.asarray(nib.load(task({**asked, "plane": plane})[0]).dataobj) for plane in ("auto", *ACROSS)}
+    slices = {plane: [np.unique(at).tolist() for at in np.nonzero(mask)] for plane, mask in first.items()}
+    for axis in range(3):
+        assert any(slices[plane][axis] == [[9, 13, 4][axis]] for plane in ACROSS)
+    own = np.asarray(nib.load(task(dict(asked))[0]).dataobj)
+    np.testing.assert_array_equal(first["auto"], own)
+    for plane, mask in first.items():
+        np.testing.assert_array_equal(np.asarray(nib.load(task({**asked, "plane": plane})[0]).dataobj), mask)
+
+
+def test_a_plane_of_a_picture_and_unknown_ones_are_refused(volumes_model, xrays_model, tmp_path):
+    path = tmp_path / "xray.png"
+    Image.fromarray(noise((30, 20)).astype(np.uint8)).save(path)
+    volume = write(tmp_path / "image.nii.gz", noise(), np.eye(4))
+    asked = {"device": "cpu", "foreground": [[1, 1, 1]]}
+    for model, image, plane in ((xrays_model, str(path), "axial"), (volumes_model, volume, "oblique")):
+        with pytest.raises(HTTPException, match="plane is") as caught:
+            PromptedTask(model)({**asked, "image": image, "plane": plane})
+        assert caught.value.status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ([[3, 4, 5]], [[3, 4, 5]]),
+        ([[3, 4, 5], [3, 4, 5]], [[3, 4, 5]]),
+        ([[1, 1, 2], [4, 1, 2]], [[2, 1, 2], [3, 1, 2], [1, 1, 2], [4, 1, 2]]),
+        ([[2, 3, 2], [2, 1, 2], [4, 1, 2]], [[2, 1, 2], [2, 2, 2], [3, 1, 2], [2, 3, 2], [4, 1, 2]]),
+    ],
+)
+def test_a_scribble_is_clicks_along_its_line_from_the_middle(volumes_model, tmp_path, line, expected):
+    image = volumes_model.prepare(write(tmp_path / "image.nii.gz", noise(), GRIDS["sagittal, as scanners store it"][0]))
+    clicks = {"foreground": [[9, 9, 2], *expected], "background": [[11, 12, 2]]}
+    scribbles = [{"inside": True, "points": line}, {"inside": False, "points": [[11, 12, 2]]}]
+    assert slice_prompts({"foreground": [[9, 9, 2]], "scribbles": scribbles}, image) == slice_prompts(clicks, image)
+
+
+def test_a_long_scribble_is_few_clicks_along_all_of_it(xrays_model, tmp_path):
+    path = tmp_path / "xray.png"
+    Image.fromarray(noise((600, 500)).astype(np.uint8)).save(path)
+    image = xrays_model.prepare(str(path))
+    line = [[10, 10], [400, 10], [400, 590]]
+    prompt = slice_prompts({"scribbles": [{"inside": True, "points": line}]}, image)[0]
+    assert len(prompt.inside) == 20 and prompt.outside == ()
+    points = np.array(prompt.inside)[:, ::-1]  # columns, rows of the picture
+    assert {(10, 10), (400, 590)} <= {tuple(p) for p in points.astype(int).tolist()}
+    along = np.sort(np.abs(points - [10, 10]).sum(axis=1))
+    assert np.diff(along).min() > 45 and np.diff(along).max() < 60
+    assert 400 < np.abs(points[0] - [10, 10]).sum() < 560, "the middle first"
+
+
+def test_a_mask_follows_its_scribbles(volumes_model, tmp_path):
+    image = write(tmp_path / "image.nii.gz", noise(), GRIDS["oblique"][0])
+    inside, outside = [[2, 3, 4], [10, 12, 4]], [[2, 14, 4], [11, 3, 4]]
+    scribbles = [{"inside": True, "points": inside}, {"inside": False, "points": outside[:1]}]
+    written, _ = PromptedTask(volumes_model)({"image": image, "device": "cpu", "scribbles": scribbles})
+    values = np.asarray(nib.load(written).dataobj)
+    assert all(values[tuple(voxel)] for voxel in inside) and not values[tuple(outside[0])]
+    wrong = [{"inside": True, "points": [[1, 2]]}]
+    assert "scribbles must have points of 3" in refused({"scribbles": wrong}, volumes_model.prepare(image))
 
 
 def test_prompts_of_another_dimension_are_refused(volumes_model, xrays_model, tmp_path):

@@ -12,15 +12,17 @@ import pytest
 import torch
 from lib.served_model import ServedModel
 from lib.stores import FolderStore
-from lib.trainers import RetrainTask, comparing, few_shot, retrain
+from lib.trainers import RetrainTask, comparing, few_shot, prompt_scores, retrain
 from lib.trainers.few_shot import few_shot_settings
 from lib.versions import Versions
 
 from medsaga.data import write_decathlon_phantoms
+from medsaga.experiments import prompting
 from medsaga.optimizers import GaLoreAdamW
 from medsaga.records import read_record, with_record
 from tests.integration.server import small_bundle
 
+PHANTOMS = [f"phantom_00{n}" for n in range(5)]
 REQUEST = {"device": "cpu", "max_epochs": 1}
 
 
@@ -77,6 +79,50 @@ def test_a_first_model_is_served_and_the_next_has_to_be_as_good(task, labelled):
     served_score = second["score"] if second["served"] else second["served_score"]
     assert stats["best_metric"] == pytest.approx(served_score)
     assert stats["epoch"] == stats["total_epochs"] == 1
+
+
+def test_how_well_prompts_are_followed_is_measured(task, labelled, caplog):
+    """Of the new and the published weights; a training is not lost where those cannot be had."""
+    task(REQUEST, only(labelled, "phantom_000", "phantom_001"))
+    label_again(labelled, "phantom_002")
+    task(REQUEST, labelled)
+    first, second = Versions(task.model.models_dir).list()
+    assert first.held_back == [] and second.held_back == ["phantom_002.nii.gz"]
+    for version in (first, second):
+        assert 0 < version.prompt_score <= 1 and 0 < version.published_prompt_score <= 1
+    assert first.published_prompt_score != second.published_prompt_score, "other labels"
+    assert "prompts are answered by" in first.note
+    (task.model.path.parent / "hippocampus_sam.pt").unlink()
+    task.model.free_memory()
+    task(REQUEST, labelled)
+    third = Versions(task.model.models_dir).list()[-1]
+    assert third.prompt_score is None and third.score is not None
+    assert "how well its weights follow prompts is not measured" in caplog.text
+
+
+@pytest.mark.parametrize("cases", [1, 3, 12])
+def test_few_objects_of_many_cases_are_prompted(task, labelled, monkeypatch, cases):
+    """At most eight, by turns of each class, and the same for both networks."""
+    files = [{"image": labelled.get_image_uri(i), "label": labelled.get_label_uri(i, "final")} for i in PHANTOMS]
+    several = [files[n % len(files)] for n in range(cases)]
+    asked = []
+
+    def noted(network, case, name, names, at, depth, head):
+        assert (at, head) in [((1, 3), "classes"), ((1, 3), "sam")]
+        numbers = case["label"].unique().tolist()[1:]
+        asked.append(numbers)
+        return prompting.prompted(network, case, name, names, at=at, depth=depth, head=head)
+
+    monkeypatch.setattr(prompt_scores, "prompted", noted)
+    parser = task.parsed({})
+    network = parser.get_parsed_content("network")
+    scores = prompt_scores.prompt_scores(network, task.model, several, parser)
+    mine = asked[::2]
+    assert mine == asked[1::2], "both on the same objects"
+    assert sum(map(len, mine)) == min(8, 2 * cases) and len(mine) == min(8, cases)
+    assert {number for numbers in mine for number in numbers} == {1, 2}
+    assert all(0 <= score <= 1 for score in scores)
+    assert prompt_scores.prompt_scores(network, task.model, [], parser) == (None, None)
 
 
 def test_what_is_held_back_is_not_learnt_from(task, labelled):

@@ -10,8 +10,10 @@ import time
 import pytest
 import torch
 from fastapi import HTTPException
+from lib.infers import PromptedTask
 from lib.infers.prefetch import Prefetcher
 from lib.served_model import COMPUTING, ServedModel, find_bundles
+from lib.versions import Version, Versions
 
 from medsaga.data import write_decathlon_phantoms
 from medsaga.inferers import PromptedSlices
@@ -54,6 +56,37 @@ def test_a_bundle_says_whether_its_images_are_volumes(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"inference.json: it has no key plane"):
         ServedModel(bundle)
+
+
+@pytest.mark.parametrize(("score", "answers"), [(0.8, "model.pt"), (0.6, "published"), (None, "model.pt")])
+def test_prompts_are_answered_by_the_weights_that_follow_them_better(model, tmp_path, image, score, answers):
+    shutil.copy(model.models_dir / "model.pt", tmp_path / "new.pt")
+    known = {"prompt_score": score, "published_prompt_score": 0.7, "held_back": ["a"]}
+    Versions(model.models_dir).add(tmp_path / "new.pt", Version(**known), serve=True)
+    asked = {"image": str(image), "device": "cpu", "foreground": [[12, 16, 5]]}
+    file = Versions(model.models_dir).served().file
+    for name, weights in (
+        (None, answers),
+        ("best", answers),
+        ("published", "published"),
+        ("model.pt", "model.pt"),
+        (file, file),
+    ):
+        assert model.prompt_weights(name) == weights
+        _, params = PromptedTask(model)({**asked, "model_filename": name})
+        assert params["weights"] == (file if weights == "model.pt" else weights)
+    with pytest.raises(HTTPException, match="has no weights 'x.pt'"):
+        PromptedTask(model)({**asked, "model_filename": "x.pt"})
+    (model.models_dir / "model.pt").unlink()
+    assert model.prompt_weights() == model.prompt_weights("best") == "published"
+
+
+def test_without_published_weights_the_served_ones_answer(tmp_path):
+    model = ServedModel(small_bundle(tmp_path, pretrained=False))
+    shutil.copy(model.models_dir / "model.pt", tmp_path / "new.pt")
+    known = {"prompt_score": 0.6, "published_prompt_score": 0.7, "held_back": ["a"]}
+    Versions(model.models_dir).add(tmp_path / "new.pt", Version(**known), serve=True)
+    assert model.prompt_weights() == "model.pt"
 
 
 def test_new_weights_are_taken_up_and_old_ones_given_up(model):

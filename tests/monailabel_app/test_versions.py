@@ -1,5 +1,6 @@
 """Weights that are served, kept and brought back."""
 
+import json
 import os
 
 import pytest
@@ -81,3 +82,33 @@ def test_a_failure_leaves_what_was_served(versions, monkeypatch):
     monkeypatch.undo()
     assert versions.served_file.read_text() == "one" and [v.file for v in versions.list()] == ["model_v1.pt"]
     assert not [p for p in versions.models_dir.iterdir() if p.name.endswith(".writing") and "model" in p.name]
+
+
+@pytest.mark.parametrize(
+    ("score", "published", "held_back", "follows"),
+    [
+        (0.8, 0.7, ["a"], True),
+        (0.7, 0.7, ["a"], True),
+        (0.69, 0.7, ["a"], False),
+        (0.74, 0.7, [], False),
+        (0.76, 0.7, [], True),
+        (None, 0.7, ["a"], True),
+        (0.1, None, ["a"], True),
+    ],
+)
+def test_which_weights_answer_prompts(versions, score, published, held_back, follows):
+    """On labels that it has learnt from it has to be clearly better; what was not measured answers as before."""
+    add(versions, "one", prompt_score=score, published_prompt_score=published, held_back=held_back)
+    assert versions.served().follows_prompts == follows
+
+
+def test_lists_of_before_prompts_were_measured_are_read(versions):
+    add(versions, "one", score=0.8)
+    index = versions.models_dir / "versions.json"
+    entries = json.loads(index.read_text())
+    for entry in entries:
+        del entry["prompt_score"], entry["published_prompt_score"]
+    index.write_text(json.dumps(entries))
+    assert versions.served().score == 0.8 and versions.served().prompt_score is None
+    add(versions, "two", prompt_score=0.5)
+    assert [v.prompt_score for v in versions.list()] == [None, 0.5]

@@ -41,3 +41,15 @@ def test_what_is_not_there_is_said(bundle, tmp_path, capsys):
     assert "only published, model_v1.pt, model_v2.pt" in capsys.readouterr().err
     assert main([str(tmp_path / "none")]) == 1
     assert "is no bundle" in capsys.readouterr().err
+
+
+def test_who_answers_prompts_is_said(bundle, capsys):
+    versions = Versions(bundle / "models")
+    for content, score in (("worse", 0.6), ("better", 0.75)):
+        (bundle / "new.pt").write_text(content)
+        known = {"prompt_score": score, "published_prompt_score": 0.7, "held_back": ["a"]}
+        versions.add(bundle / "new.pt", Version(made="2026-01-01", score=0.9, **known), True)
+        assert main([str(bundle)]) == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert ("published: " in last and "answer prompts" in last) == (content == "worse")
+    assert "0.750" in last and "0.700" in last

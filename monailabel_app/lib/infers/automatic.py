@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from fastapi import HTTPException
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
 
 from lib.infers.answer import write_answer
+from lib.infers.finished import FinishedObjects
 from lib.names import chosen
 from lib.served_model import COMPUTING, ServedModel
 from medsaga.transforms import SaveMaskd
@@ -22,14 +24,17 @@ class AutomaticTask(BundleInferTask):
 
     What differs: a bundle without a trained model is offered as soon as it has one; weights that do not fit are refused
     instead of served as far as they go; other versions may be chosen by ``model_filename``, and no other file; volumes
-    are announced as 3-D though the network works on slices; the mask of a 2-D image is 2-D.
+    are announced as 3-D though the network works on slices; the mask of a 2-D image is 2-D; the answer has finished
+    objects of the image as they are, and elsewhere nothing of their classes, unless the request says ``replace``.
 
     Args:
         model: the bundle.
+        finished: of the bundle's images; its own unless given.
     """
 
-    def __init__(self, model: ServedModel) -> None:
+    def __init__(self, model: ServedModel, finished: FinishedObjects | None = None) -> None:
         self.model = model
+        self.finished = finished or FinishedObjects(model.labels)
         self.valid = False
         self.description = model.metadata["description"]
         self._prepare()
@@ -53,7 +58,7 @@ class AutomaticTask(BundleInferTask):
         return self.model.trained
 
     def config(self) -> dict[str, Any]:
-        return {**self._config, "model_filename": self.model.versions()}
+        return {**self._config, "replace": False, "model_filename": self.model.versions()}
 
     def __call__(self, request: dict[str, Any], callbacks: dict | None = None) -> tuple[str | None, dict[str, Any]]:
         self.model.checkpoint(chosen(request, "model_filename"))
@@ -81,6 +86,24 @@ class AutomaticTask(BundleInferTask):
                 ) from err
 
     def writer(self, data: dict[str, Any], extension: Any = None, dtype: Any = None) -> tuple[str, dict[str, Any]]:
-        request = {**data, "image": data["image_path"]}
-        written = write_answer(request, data[self.key_pred], data[self.key_image], self.model.dimension)
-        return written, data.get("result", {})
+        """
+        Returns:
+            the file of the mask, and the parameters of the answer: ``kept``, the classes of finished objects in it, and
+            where there are any ``own``, a second file, of the model's own mask.
+        """
+        request, mask, image = {**data, "image": data["image_path"]}, data[self.key_pred], data[self.key_image]
+        written = write_answer(request, mask, image, self.model.dimension)
+        result = {**data.get("result", {}), "kept": []}
+        if request.get("replace"):
+            return written, result
+        objects = self.finished.of(request["image"], request.get("final_label"), mask.shape[1:])
+        objects = {name: region for name, region in objects.items() if name in self.model.labels}
+        if objects:
+            result |= {"kept": list(objects), "own": written}
+            mask = mask.cpu()
+            values = mask[0].as_tensor().numpy()
+            values[np.isin(values, [self.model.labels[name] for name in objects])] = 0
+            for name, region in objects.items():
+                region.set_in(values, self.model.labels[name])
+            written = write_answer(request, mask, image, self.model.dimension)
+        return written, result

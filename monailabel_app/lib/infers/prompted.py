@@ -1,40 +1,49 @@
-"""Segmentation of one object by clicks and boxes."""
+"""Segmentation of one object by clicks, boxes and scribbles."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from fastapi import HTTPException
 from monai.data import MetaTensor
-from monai.data.utils import to_affine_nd
 from monai.transforms import Invertd
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.utils.others.generic import device_list, name_to_device
 
 from lib.infers.answer import write_answer
+from lib.infers.finished import FinishedObjects, Region
 from lib.infers.prefetch import Prefetcher
+from lib.infers.prompts import Placing, slice_prompts
 from lib.names import chosen
-from lib.served_model import COMPUTING, ServedModel, image_key
+from lib.served_model import BEST, COMPUTING, PLANES, ServedModel, image_key
 from lib.versions import PUBLISHED
 from medsaga.inferers import PromptedSlices, SlicePrompt
+from medsaga.inferers.click_correction import without_islands
 
-__all__ = ["PromptedTask", "slice_prompts"]
+__all__ = ["PromptedTask"]
 
 
 class PromptedTask(InferTask):
-    """What points and boxes mark, by the automatic model's weights, or by published ones until there are.
+    """What points, boxes and scribbles mark, by the automatic model's weights or by published ones.
 
     Request parameters, as Slicer's and OHIF's panels send them:
 
     * ``foreground``, ``background``: clicks inside and outside the object, lists of voxels ``[i, j, k]`` of the image
       file (``[i, j]`` in 2-D).
+    * ``scribbles``: lines inside and outside, ``{"inside": true, "points": [[i, j, k], ...]}``; points along them are
+      clicks, after the others.
     * ``roi``: a box, first and last voxel by axis: ``[i0, i1, j0, j1, k0, k1]``, in 2-D ``[i0, i1, j0, j1]``. In a
       volume it holds on each of its slices.
+    * ``plane``: of the slices of a volume: ``axial``, ``coronal``, ``sagittal`` or ``auto``; the bundle's own without.
     * ``label``: name of the class that is meant. Without it, it is the class seen at the clicks.
+    * ``replace``: take voxels of finished objects of other labels too (:class:`~lib.infers.finished.FinishedObjects`).
+      A request without a label takes them always, as it does not say whose object it is about.
+    * ``model_filename``: weights by their name; ``best``, and without it, those that follow prompts better.
 
     The answer is a mask of 0 and 1 on the grid of the image file.
 
@@ -42,9 +51,10 @@ class PromptedTask(InferTask):
         model: the bundle.
         propagate: follow the object from the prompted slices to the others. Clients then show the answer in place of
             all that they had of the object, as a 3-D model's; otherwise in place of the slice that was clicked on.
+        finished: of the bundle's images; its own unless given.
     """
 
-    def __init__(self, model: ServedModel, propagate: bool = False) -> None:
+    def __init__(self, model: ServedModel, propagate: bool = False, finished: FinishedObjects | None = None) -> None:
         super().__init__(
             type=InferType.DEEPGROW,
             # OHIF takes negative clicks from the points of a label of this name
@@ -56,49 +66,68 @@ class PromptedTask(InferTask):
         )
         self.model = model
         self.propagate = propagate
+        self.finished = finished or FinishedObjects(model.labels)
         self.prefetcher = Prefetcher()
 
     def is_valid(self) -> bool:
         return self.model.trained or self.model.pretrained is not None
 
     def config(self) -> dict[str, Any]:
-        if not self.model.trained:
-            return self._config
-        published = [PUBLISHED] if self.model.pretrained else []
-        return {**self._config, "model_filename": [*self.model.versions(), *published]}
+        options = {**self._config, "replace": False}
+        if self.model.dimension == 3:
+            options["plane"] = [self.model.plane, *(plane for plane in PLANES if plane != self.model.plane)]
+        if self.model.trained:
+            published = [PUBLISHED] if self.model.pretrained else []
+            options["model_filename"] = [BEST, *self.model.versions(), *published]
+        return options
 
     def __call__(self, request: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
         """
         Returns:
-            Path of the mask, and the parameters of the answer.
+            Path of the mask, and the parameters of the answer: ``weights``, the file that answered or ``published``,
+            and ``kept``, the labels of finished objects that the answer was kept out of.
 
         Raises:
-            HTTPException: 422 for prompts or an image that cannot be used, 409 without any weights.
+            HTTPException: 422 for prompts or an image that cannot be used, and prompts inside a finished object of
+                another label; 409 without any weights.
         """
         start = time.time()
         request = {**self._config, **request}
-        device, filename = name_to_device(chosen(request, "device")), chosen(request, "model_filename")
+        device, plane = name_to_device(chosen(request, "device")), request.get("plane")
         self.prefetcher.pause()
         with COMPUTING:
-            if self.model.trained and filename != PUBLISHED:
-                network, weights, head = self.model.network(device, filename), self.model.version(filename), "classes"
+            weights = self.model.prompt_weights(chosen(request, "model_filename"))
+            if weights == PUBLISHED:
+                network, version, head = self.model.sam_network(device), "pretrained", self.model.sam_head
             else:
-                network, weights, head = self.model.sam_network(device), "pretrained", self.model.sam_head
-            image = self.model.prepare(request["image"])
-            key = (image_key(request["image"]), weights, device)
+                network, version, head = self.model.network(device, weights), self.model.version(weights), "classes"
+            image = self.model.prepare(request["image"], plane)
+            key = (image_key(request["image"]), plane, version, device)
             slices = PromptedSlices(image.as_tensor(), network, self.model.embeddings, key, head)
-            prompts = slice_prompts(request, image)
+            prompts, placing = slice_prompts(request, image), Placing(image)
+            label = self.finished.name(request.get("label"))
+            of = (request["image"], request.get("final_label"))
+            objects = self.finished.of(*of, image.meta["spatial_shape"]) if label else {}
+            others = {} if request.get("replace") else {name: o for name, o in objects.items() if name != label}
+            _refuse_inside(others, prompts, placing)
             prepared = time.time()
             try:
-                mask = slices.segment(prompts, self.model.labels.get(request.get("label")), self.propagate)
+                mask = slices.segment(prompts, self.model.labels.get(label), self.propagate)
             except ValueError as err:
                 raise HTTPException(422, f"{self.model.name}_prompt: {err}") from err
             except torch.OutOfMemoryError as err:
                 self.model.free_memory()
                 raise HTTPException(503, "The GPU has no memory left: wait until others are done, or use cpu.") from err
         segmented = time.time()
-        invert = Invertd(keys="pred", transform=self.model.preprocessing, orig_keys="image", nearest_interp=True)
+        invert = Invertd("pred", self.model.preprocessing(plane), orig_keys="image", nearest_interp=True)
         restored = invert({"pred": MetaTensor(mask[None]), "image": image})["pred"]
+        answer = restored[0].as_tensor().numpy()
+        kept = [name for name, region in others.items() if region.set_in(answer, 0)]
+        if kept:
+            _without_islands(answer, prompts, placing)
+        if label:
+            by_slice = None if self.propagate or slices.depth == 1 else placing.slices(list(prompts))
+            self.finished.keep(*of, label, answer, by_slice, bool(request.get("replace")))
         written = write_answer(request, restored, image, self.model.dimension)
         if slices.depth > 1:
             self.prefetcher.start(slices, shown=max(prompts))
@@ -108,49 +137,42 @@ class PromptedTask(InferTask):
             "write": round(time.time() - segmented, 3),
             "total": round(time.time() - start, 3),
         }
-        return written, {"label_names": self.labels, "latencies": latencies}
+        weights = self.model.known_as(weights)
+        return written, {"label_names": self.labels, "weights": weights, "kept": kept, "latencies": latencies}
 
 
-def slice_prompts(request: dict[str, Any], image: MetaTensor) -> dict[int, SlicePrompt]:
-    """Prompts by slice of the preprocessed image, from voxels of the image file.
+def _refuse_inside(others: Mapping[str, Region], prompts: Mapping[int, SlicePrompt], placing: Placing) -> None:
+    """422 where a positive click, or all of a box, lies in one of these objects."""
+    asked, box = [], []
+    for index, prompt in prompts.items():
+        asked += [("A point", [(row, column, index)]) for row, column in prompt.inside]
+        if prompt.box is not None:  # the pixels whose middle it has, as PromptedSlices takes it
+            low, high = ([math.ceil(v - 0.5) for v in prompt.box[:2]], [math.floor(v + 0.5) for v in prompt.box[2:]])
+            box += [(*low, index), (*high, index)]
+    asked += [("The box", box)] if box else []
+    for what, corners in asked:
+        voxels = placing.in_file(corners)
+        low, high = voxels.min(axis=0).tolist(), voxels.max(axis=0).tolist()
+        where = [slice(first, last + 1) for first, last in zip(low, high)]
+        for name, region in others.items():
+            if region.covers([*where, slice(0, 1)][:3]):
+                at = f"{low}" if low == high else f"{low} to {high}"
+                raise HTTPException(
+                    422,
+                    f"{what}, {at}, lies in {name}, which is finished. Take it away there first, by negative points "
+                    f"for {name}, or set replace (one of the model's options) to overwrite {name}.",
+                )
 
-    Args:
-        request: with ``foreground``, ``background`` and ``roi``, see :class:`PromptedTask`.
-        image: preprocessed, (C, H, W) or (C, H, W, D), with its affine and the file's.
 
-    Raises:
-        HTTPException: 422 when a prompt has another number of coordinates than the image, or none is a number.
-    """
-    rank = image.ndim - 1
-    file_to_image = np.linalg.inv(to_affine_nd(rank, np.asarray(image.affine))) @ to_affine_nd(
-        rank, np.asarray(image.meta["original_affine"])
-    )
-    flat = rank == 2 or image.meta["spatial_shape"][2] == 1  # some clients count the one slice, others do not
-
-    def voxels(points: Any, expected: str) -> np.ndarray:
-        try:
-            array = np.asarray(points, dtype=float).reshape(len(points), -1 if len(points) else rank)
-        except (TypeError, ValueError) as err:
-            raise HTTPException(422, f"{expected}; got {points}.") from err
-        if flat and array.shape[1] in (2, 3):
-            array = np.pad(array[:, :2], ((0, 0), (0, rank - 2)))
-        if array.shape[1] != rank:
-            raise HTTPException(422, f"{expected}; got {points}.")
-        return (np.pad(array, ((0, 0), (0, 1)), constant_values=1) @ file_to_image.T)[:, :rank]
-
-    inside, outside, boxes = defaultdict(list), defaultdict(list), {}
-    for found, name in ((inside, "foreground"), (outside, "background")):
-        for voxel in voxels(request.get(name) or [], f"{name} must be a list of points of {rank} voxel numbers"):
-            found[round(voxel[2]) if rank == 3 else 0].append((voxel[0], voxel[1]))
-    if request.get("roi"):
-        ends = list(zip(*[iter(np.ravel(request["roi"]).tolist())] * 2))  # by axis
-        corners = voxels(list(zip(*ends)), f"roi must be {2 * rank} numbers, first and last voxel by axis")
-        limit = np.array(image.shape[1:]) - 1
-        low, high = corners.min(axis=0).clip(0, limit), corners.max(axis=0).clip(0, limit)
-        first, last = (round(low[2]), round(high[2])) if rank == 3 else (0, 0)
-        for index in range(first, last + 1):
-            boxes[index] = (low[0], low[1], high[0], high[1])
-    return {
-        index: SlicePrompt(tuple(inside[index]), tuple(outside[index]), boxes.get(index))
-        for index in sorted({*inside, *outside, *boxes})
-    }
+def _without_islands(answer: np.ndarray, prompts: Mapping[int, SlicePrompt], placing: Placing) -> None:
+    """Take away, on slices without a box, the parts that a finished object has cut off from all positive clicks."""
+    for index, prompt in prompts.items():
+        if prompt.box is not None or not prompt.inside:
+            continue
+        clicks = placing.in_file([(row, column, index) for row, column in prompt.inside])
+        if placing.rank == 3:
+            axis, (at,) = placing.slices([index])
+            plane, clicks = np.moveaxis(answer, axis, 0)[at], np.delete(clicks, axis, axis=1)
+        else:
+            plane = answer
+        plane[~without_islands(plane > 0, [(*click, True) for click in clicks.tolist()])] = 0

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 
+from monai.bundle import ConfigParser
 from monai.engines import SupervisedEvaluator
 
 from lib.served_model import ServedModel
+from lib.trainers.prompt_scores import prompt_scores
 from lib.versions import Version
 from medsaga.networks import SamSegmenter, load_weights
 
@@ -23,21 +26,30 @@ def worth_correcting() -> float:
 
 
 def compared(
-    evaluator: SupervisedEvaluator | None, network: SamSegmenter, model: ServedModel, held_back: bool = True
+    evaluator: SupervisedEvaluator | None,
+    network: SamSegmenter,
+    model: ServedModel,
+    cases: Sequence[Mapping[str, str]],
+    parser: ConfigParser,
+    held_back: Sequence[str],
 ) -> tuple[Version, bool]:
-    """Score new weights, and the served ones on the same labels.
+    """Score new weights, and the served ones on the same labels; and how well they and the published ones follow
+    prompts.
 
     Args:
         evaluator: which has just run with the new weights; None without labels to score with.
         network: that it runs; it has the served weights afterwards.
         model: the bundle.
-        held_back: whether the evaluator's labels are held back; else the new weights have learnt from them, and have no
-            score, but a first model that is wrong even there is not served.
+        cases: labelled ones to prompt, those held back or else those learnt from.
+        parser: the bundle's training config.
+        held_back: names of those held back, which the evaluator's labels are too; where there are none, the new weights
+            have learnt from them, and have no score, but a first model that is wrong even there is not served.
 
     Returns:
         a version with the scores, and why it is served or not as its note; and whether it is to be served.
     """
     score = served_score = None
+    prompts, published_prompts = prompt_scores(network, model, cases, parser)
     if evaluator is not None:
         score = _score(evaluator)
         if model.trained:
@@ -47,9 +59,22 @@ def compared(
     if model.trained:
         serve, why = verdict(score, served_score)
     else:
-        serve, why = first_verdict(score, held_back)
+        serve, why = first_verdict(score, bool(held_back))
     score = score if held_back else None
-    return Version(score=score, served_score=served_score, note=why), serve
+    version = Version(
+        score=score,
+        served_score=served_score,
+        held_back=list(held_back),
+        note=why,
+        prompt_score=prompts,
+        published_prompt_score=published_prompts,
+    )
+    if serve and prompts is not None and published_prompts is not None:
+        version.note += (
+            f"; prompts are answered by {'it' if version.follows_prompts else 'the published weights'}: Dice "
+            f"{prompts:.3f} against {published_prompts:.3f} of the published weights"
+        )
+    return version, serve
 
 
 def _score(evaluator: SupervisedEvaluator) -> float | None:

@@ -202,10 +202,13 @@ class RetrainTask(BundleTrainTask):
         workflow.run()
 
         scored = held_back or not self.model.trained
-        version, serve = compared(evaluator if scored else None, network, self.model, bool(held_back))
+        prompted = [cases[name] for name in held_back] or overrides["train#dataset#data"]
+        version, serve = compared(
+            evaluator if scored else None, network, self.model, prompted, workflow.parser, held_back
+        )
         before = served.trained_on if served and "weights" in overrides else []  # what it started from has learnt
         trained_on = {name for name in cases if name not in held_back}.union(before)
-        version.trained_on, version.held_back = sorted(trained_on), held_back
+        version.trained_on = sorted(trained_on)
         version = versions.add(self.work_dir / "candidate.pt", version, serve)
         score, served_score, why = version.score, version.served_score, version.note
         message = f"{version.file}: {why}"

@@ -1,0 +1,76 @@
+"""How well weights follow prompts: an annotator who knows the truth, on a few objects."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from fastapi import HTTPException
+from monai.bundle import ConfigParser
+
+from lib.served_model import ServedModel
+from medsaga.experiments.prompting import prompted, title
+from medsaga.networks import SamSegmenter
+
+__all__ = ["prompt_scores"]
+
+logger = logging.getLogger(__name__)
+
+_OBJECTS = 8  # each a class of a case on one slice, which takes one to four seconds a network on two cores
+_CLICKS = (1, 3)
+_PROMPTS = ("box", *(title(count) for count in _CLICKS))
+
+
+def prompt_scores(
+    network: SamSegmenter, model: ServedModel, cases: Sequence[Mapping[str, str]], parser: ConfigParser
+) -> tuple[float | None, float | None]:
+    """Mean Dice over some objects after a box, after one click and after three, as the app answers them.
+
+    Args:
+        network: with the weights to measure; it is in ``eval()`` afterwards.
+        model: the bundle.
+        cases: with ``image`` and ``label``, files.
+        parser: the bundle's training config.
+
+    Returns:
+        of the network, and of the published weights on the same objects; both None without an object, and where the
+        bundle starts from no weights, they cannot be had, or a GPU has not the memory for both networks.
+    """
+    if model.pretrained is None or not cases:
+        return None, None
+    device = str(network.pixel_mean.device)
+    names = parser.get_parsed_content("class_names")
+    found: tuple[list[float], list[float]] = [], []
+    try:
+        networks = ((network.eval(), "classes"), (model.sam_network(device), model.sam_head))
+        for case in _objects(cases, parser, len(names)):
+            for scores, (one, head) in zip(found, networks):
+                objects = prompted(one, case, "", names, at=_CLICKS, depth=1, head=head)
+                scores += [float(np.mean([thing.dice[prompt] for prompt in _PROMPTS])) for thing in objects]
+    except (HTTPException, torch.OutOfMemoryError) as err:
+        reason = err.detail if isinstance(err, HTTPException) else err
+        logger.warning("%s: how well its weights follow prompts is not measured. %s", model.name, reason)
+        return None, None
+    return tuple(float(np.mean(scores)) if scores else None for scores in found)
+
+
+def _objects(
+    cases: Sequence[Mapping[str, str]], parser: ConfigParser, classes: int
+) -> Iterator[dict[str, torch.Tensor]]:
+    """The cases prepared, the labels of each with some classes only, so that there are few objects of many cases."""
+    preprocessing = parser.get_parsed_content("preprocessing")
+    cases, left, turn = cases[:_OBJECTS], _OBJECTS, 1
+    for index, case in enumerate(cases):
+        prepared = preprocessing({key: case[key] for key in ("image", "label")})
+        label = prepared["label"]
+        present = [number for number in range(1, classes) if (label == number).any()]
+        share = -(-left // (len(cases) - index))
+        # other classes than the last case's first
+        chosen = sorted(present, key=lambda number: (number < turn, number))[:share]
+        if not chosen:
+            continue
+        left, turn = left - len(chosen), chosen[-1] + 1
+        wanted = torch.isin(label.as_tensor(), torch.tensor(chosen, dtype=label.dtype))
+        yield {"image": prepared["image"].as_tensor(), "label": label.as_tensor() * wanted}
