@@ -1,4 +1,4 @@
-"""OHIF as MONAI Label ships it, at the path that a reverse proxy gives it, and with a button to submit a label."""
+"""OHIF as MONAI Label ships it, at the path that a reverse proxy gives it, with boxes, undo and a button to submit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from monailabel.utils.others.generic import get_mime_type
 __all__ = ["serve_ohif"]
 
 _FOLDER = Path(ohif.__file__).parent / "static" / "ohif"
-_ADDED = Path(__file__).with_name("ohif_submit.js")
+_ADDED = [Path(__file__).with_name(f"ohif_{part}.js") for part in ("server", "drawing", "prompts", "submit", "panel")]
 _CONFIG = "app-config.js"  # the one script of OHIF's page that is meant to be a site's own
 _PAGE = "index.html"
 _PLAIN = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
@@ -21,7 +21,7 @@ _TYPES = {".js": "text/javascript", ".html": "text/html", ".css": "text/css", ".
 
 
 def serve_ohif(root_path: str = "") -> None:
-    """From now on ``/ohif`` is served with the button; files of MONAI Label are not changed.
+    """From now on ``/ohif`` is served with what is added; files of MONAI Label are not changed.
 
     Args:
         root_path: what a reverse proxy has before the server's own paths, ``/label``; OHIF's files name their own
@@ -44,5 +44,6 @@ def serve_ohif(root_path: str = "") -> None:
 def _text(name: str, root_path: str) -> str:
     text = (_FOLDER / name).read_text()
     if name == _CONFIG:
-        text += "\n" + _ADDED.read_text()
+        parts = "\n".join(part.read_text() for part in _ADDED)
+        text += f"\n(() => {{\n{parts}}})();\n"
     return re.sub(r"(?<=[\"'=])/(ohif|proxy)/", rf"{root_path}/\1/", text) if root_path else text

@@ -1,8 +1,9 @@
 // What an annotator does in OHIF, in a real browser: node ohif.mjs TASK.json
 //
-// TASK.json: study (UID), folder (of the screenshots), inside and outside (points in mm, L P S: of the label to prompt
-// for, and of background in the same slice), label (its name), modules (folder with puppeteer-core), chromium, server,
-// short (end after submitting).
+// TASK.json: study (UID), folder (of the screenshots), points in mm, L P S, all on one slice: inside (beside the label to
+// prompt for), outside (background), box (opposite corners around the label), middle (of it), line (through it); label
+// (its name), modules (folder with puppeteer-core), chromium, server, parts (of what an annotator does, by the names
+// below).
 // Prints one JSON object of what was seen.
 import fs from 'node:fs';
 import { createRequire } from 'node:module';
@@ -10,7 +11,7 @@ import path from 'node:path';
 
 const task = JSON.parse(fs.readFileSync(process.argv[2]));
 const puppeteer = createRequire(path.join(task.modules, 'x.js'))('puppeteer-core');
-const seen = { errors: [] };
+const seen = { errors: [], console: [], answers: {} };
 let shots = 0;
 
 const browser = await puppeteer.launch({
@@ -25,6 +26,7 @@ const browser = await puppeteer.launch({
 const page = await browser.newPage();
 page.on('dialog', dialog => dialog.accept());
 page.on('pageerror', error => seen.errors.push(String(error)));
+page.on('console', message => message.type() === 'error' && seen.console.push(message.text()));
 
 const pause = ms => new Promise(resolve => setTimeout(resolve, ms));
 const shoot = name => page.screenshot({ path: path.join(task.folder, `ohif_${++shots}_${name}.png`) });
@@ -42,13 +44,13 @@ async function click(text, tab) {
   }, text, tab);
 }
 
-// Does something and waits for the server's answer to it.
-async function answered(method, part, action) {
+// Does something, waits for the server's answer to it and notes its status under a name.
+async function answered(name, method, part, action) {
   const [response] = await Promise.all([
     page.waitForResponse(r => r.request().method() === method && r.url().includes(part), { timeout: 90000 }),
     action(),
   ]);
-  return response.status();
+  seen.answers[name] = response.status();
 }
 
 async function open(study) {
@@ -61,9 +63,8 @@ async function connect() {
   await until(() => window.cornerstone?.getEnabledElements().length >= 3 && window.cornerstone.cache.getVolumes().length);
   await pause(1500);
   // while a training takes the cores, OHIF's views may not be ready for the first answer: then a user connects again
-  let status;
   for (let attempt = 1; ; attempt++) {
-    status = await answered('GET', '/info/', () => page.click('.monaiLabelPanel button.actionButton'));
+    await answered('info', 'GET', '/info/', () => page.click('.monaiLabelPanel button.actionButton'));
     try {
       const made = () => window.services.segmentationService.getLabelmapVolume('1');
       await page.waitForFunction(made, { timeout: 30000, polling: 200 });
@@ -73,7 +74,6 @@ async function connect() {
     }
   }
   await pause(2000);
-  return status;
 }
 
 // OHIF's own label volume: voxels by segment's name, or all of it with its geometry.
@@ -112,95 +112,200 @@ const coloured = () => page.evaluate(() => window.cornerstone.getEnabledElements
 }));
 const look = async () => ({ voxels: await counts(), coloured: await coloured() });
 
-// A mouse click on a point of the patient in the first (axial) view.
-async function clickAt(world) {
-  await page.evaluate(world => window.cornerstone.getEnabledElements()[0].viewport.jumpToWorld(world), world);
+// What is drawn after a while, and a screenshot of it.
+async function note(name) {
+  await pause(2000);
+  seen[name] = { ...await look(), volume: await labelVolume() };
+  await shoot(name);
+}
+
+// The mouse on points of the patient: a click on one, or a drag through several.
+let view = 0; // axial
+async function drag(...points) {
+  const jump = (view, world) => window.cornerstone.getEnabledElements()[view].viewport.jumpToWorld(world);
+  await page.evaluate(jump, view, points[0]);
   await pause(700);
-  const [x, y] = await page.evaluate(world => {
-    const { viewport } = window.cornerstone.getEnabledElements()[0];
+  const places = await page.evaluate((view, points) => {
+    const { viewport } = window.cornerstone.getEnabledElements()[view];
     const place = viewport.canvas.getBoundingClientRect();
-    const [x, y] = viewport.worldToCanvas(world);
-    return [place.x + x, place.y + y];
-  }, world);
-  await page.mouse.click(x, y);
+    return points.map(viewport.worldToCanvas).map(([x, y]) => [place.x + x, place.y + y]);
+  }, view, points);
+  await page.mouse.move(...places[0]);
+  await pause(300);
+  await page.mouse.down();
+  for (const place of places.slice(1)) await page.mouse.move(...place, { steps: 10 });
+  await page.mouse.up();
   await pause(500);
 }
 
-async function annotate() {
-  await page.goto(`${task.server}/ohif/`, { waitUntil: 'domcontentloaded' });
-  await until(() => /PHANTOM-/.test(document.body.innerText));
-  await click('Confirm and Hide').catch(() => {});
-  seen.patients = await page.evaluate(() => document.body.innerText.match(/PHANTOM-\w+/g));
-  await shoot('studies');
+// Prompts are answered as they are set.
+const prompted = (name, ...points) => answered(name, 'POST', '/infer/', () => drag(...points));
+const press = name => page.evaluate(name => document.getElementById(`medsaga${name}`).click(), name);
+const choose = label => click(label, 'Point Prompts');
+const run = (name, tab) => answered(name, 'POST', '/infer/', () => click('Run', tab));
 
-  await open(task.study);
-  seen.models = await page.evaluate(() => [...document.querySelectorAll('.tab option')].map(o => o.value));
-  seen.before = await look();
-  await shoot('connected');
+const parts = {
+  async studies() {
+    await page.goto(`${task.server}/ohif/`, { waitUntil: 'domcontentloaded' });
+    await until(() => /PHANTOM-/.test(document.body.innerText));
+    await click('Confirm and Hide').catch(() => {});
+    seen.patients = await page.evaluate(() => document.body.innerText.match(/PHANTOM-\w+/g));
+    await shoot('studies');
+  },
+
+  async connected() {
+    await open(task.study);
+    seen.models = await page.evaluate(() => [...document.querySelectorAll('.tab option')].map(o => o.value));
+    seen.before = await look();
+    await shoot('connected');
+  },
 
   // a request that fails, sent as the panel sends them (axios): the page says why
-  seen.refused = await answered('POST', '/infer/', () => page.evaluate(server => {
-    const request = new XMLHttpRequest();
-    request.open('POST', `${server}/infer/none?image=1.2&output=json`);
-    request.responseType = 'arraybuffer';
-    request.send();
-  }, task.server));
-  await until(() => /There is no model 'none'; known are/.test(document.body.innerText));
-  await shoot('refused');
+  async refused() {
+    await answered('refused', 'POST', '/infer/', () => page.evaluate(server => {
+      const request = new XMLHttpRequest();
+      request.open('POST', `${server}/infer/none?image=1.2&output=json`);
+      request.responseType = 'arraybuffer';
+      request.send();
+    }, task.server));
+    await until(() => /There is no model 'none'; known are/.test(document.body.innerText));
+    await shoot('refused');
+  },
 
-  seen.infer = await answered('POST', '/infer/', () => click('Run', 'Auto-Segmentation'));
-  await pause(2500);
-  seen.automatic = { ...await look(), volume: await labelVolume() };
-  await shoot('automatic');
+  async automatic() {
+    await run('infer', 'Auto-Segmentation');
+    await note('automatic');
+  },
 
-  await click('Point Prompts');
-  await pause(500);
-  await click(task.label, 'Point Prompts');
-  await clickAt(task.inside);
-  seen.prompt = await answered('POST', '/infer/', () => click('Run', 'Point Prompts'));
-  await pause(2500);
-  seen.prompted = { ...await look(), volume: await labelVolume() };
-  await shoot('prompted');
+  async points() {
+    await click('Point Prompts');
+    await pause(500);
+    await choose(task.label);
+    await prompted('prompt', task.inside);
+    await note('prompted');
+    await choose('background');
+    await prompted('prompt2', task.outside);
+    await note('corrected');
+  },
 
-  await click('background', 'Point Prompts');
-  await clickAt(task.outside);
-  await click(task.label, 'Point Prompts');
-  seen.prompt2 = await answered('POST', '/infer/', () => click('Run', 'Point Prompts'));
-  await pause(2500);
-  seen.corrected = { ...await look(), volume: await labelVolume() };
-  await shoot('corrected');
+  async undone() {
+    await press('Undo');
+    await note('undone');
+    await press('Undo');
+    await note('undone_all');
+  },
 
-  if (await page.$('#medsagaSubmit')) {
-    seen.submit = await answered('PUT', '/datastore/label', () => page.click('#medsagaSubmit'));
-    await pause(1500);
-    await shoot('submitted');
-  }
-  if (task.short) return;
+  async box() {
+    await click('Point Prompts');
+    await pause(500);
+    await choose(task.label);
+    await press('Box');
+    await prompted('box', ...task.box);
+    await note('boxed');
+  },
 
-  await click('Active Learning');
-  await pause(300);
-  seen.next = await answered('POST', '/activelearning/', () => click('Next Sample'));
-  await page.waitForSelector('.nextSampleForm button', { timeout: 20000 });
-  await shoot('next');
-  await Promise.all([page.waitForNavigation({ timeout: 60000 }), page.click('.nextSampleForm button')]);
-  seen.nextStudy = new URL(page.url()).searchParams.get('StudyInstanceUIDs');
+  async sagittal() {
+    view = 1;
+    await press('Point');
+    await prompted('sagittal', task.middle);
+    await note('sagittal');
+    view = 0;
+  },
 
-  await open(task.study); // the next one may be an X-ray, which this mode of OHIF does not show in three views
-  await click('Active Learning');
-  seen.train = await answered('POST', '/train/', () => click('Update Model'));
-  await until(() => [...document.querySelectorAll('button')].some(b => b.textContent === 'Stop Training'));
-  await shoot('training');
-  // a reloaded page asks the server whether a training runs
-  await page.reload({ waitUntil: 'domcontentloaded' });
-  await connect();
-  await click('Active Learning');
-  await until(() => [...document.querySelectorAll('button')].some(b => b.textContent === 'Stop Training'));
-  seen.stop = await answered('DELETE', '/train/', () => click('Stop Training'));
-  await until(() => [...document.querySelectorAll('button')].some(b => b.textContent === 'Update Model'));
-}
+  async boxAndPoint() {
+    await press('Point');
+    await choose('background');
+    await prompted('carve', task.middle);
+    await note('carved');
+    await press('Undo');
+    await note('uncarved');
+  },
+
+  async scribble() {
+    await choose(task.label);
+    await press('Scribble');
+    await prompted('scribble', ...task.line);
+    await note('scribbled');
+  },
+
+  // negative points alone are no prompt; a point in what was prompted for another label is refused
+  async failing() {
+    await press('Point');
+    await choose('anterior');
+    await choose('background');
+    await prompted('negative', task.outside);
+    await until(() => /give at least one positive point, or a box/.test(document.body.innerText));
+    await shoot('negative');
+    await choose('anterior');
+    await drag(task.middle);
+    await until(() => /posterior.*is finished/.test(document.body.innerText));
+    await note('failed_prompts');
+    await choose(task.label);
+  },
+
+  async propagated() {
+    await page.select('select:has(option[value=hippocampus_propagate])', 'hippocampus_propagate');
+    await pause(500);
+    seen.chosen = await page.evaluate(() => [...document.querySelectorAll('.clickable-row')]
+      .filter(row => row.style.backgroundColor === 'darkblue').map(row => row.innerText.trim()));
+    await run('propagate', 'Point Prompts');
+    await note('propagated');
+    await press('Undo');
+    await note('unpropagated');
+  },
+
+  // an automatic mask leaves what was prompted; the answer says where to look
+  async automaticAgain() {
+    await page.evaluate(() => {
+      const { getAllResponseHeaders } = XMLHttpRequest.prototype;
+      XMLHttpRequest.prototype.getAllResponseHeaders = function () {
+        return `${getAllResponseHeaders.call(this)}medsaga-least-sure-slice: 3\r\n`;
+      };
+    });
+    await click('Auto-Segmentation');
+    await run('infer2', 'Auto-Segmentation');
+    await until(() => /least sure on the slice that is shown/.test(document.body.innerText));
+    await note('automatic_again');
+    seen.shown = await page.evaluate(() => {
+      const { viewport } = window.cornerstone.getEnabledElements()[0];
+      const { imageData } = window.services.segmentationService.getLabelmapVolume('1');
+      return imageData.worldToIndex(viewport.getCamera().focalPoint)[2];
+    });
+  },
+
+  async submitted() {
+    await answered('submit', 'PUT', '/datastore/label', () => press('Submit'));
+    await note('submitted');
+  },
+
+  async next() {
+    await click('Active Learning');
+    await pause(300);
+    await answered('next', 'POST', '/activelearning/', () => click('Next Sample'));
+    await page.waitForSelector('.nextSampleForm button', { timeout: 20000 });
+    await shoot('next');
+    await Promise.all([page.waitForNavigation({ timeout: 60000 }), page.click('.nextSampleForm button')]);
+    seen.nextStudy = new URL(page.url()).searchParams.get('StudyInstanceUIDs');
+  },
+
+  async training() {
+    await open(task.study); // the next one may be an X-ray, which this mode of OHIF does not show in three views
+    await click('Active Learning');
+    await answered('train', 'POST', '/train/', () => click('Update Model'));
+    await until(() => [...document.querySelectorAll('button')].some(b => b.textContent === 'Stop Training'));
+    await shoot('training');
+    // a reloaded page asks the server whether a training runs
+    await page.reload({ waitUntil: 'domcontentloaded' });
+    await connect();
+    await click('Active Learning');
+    await until(() => [...document.querySelectorAll('button')].some(b => b.textContent === 'Stop Training'));
+    await answered('stop', 'DELETE', '/train/', () => click('Stop Training'));
+    await until(() => [...document.querySelectorAll('button')].some(b => b.textContent === 'Update Model'));
+  },
+};
 
 try {
-  await annotate();
+  for (const part of task.parts) await parts[part]();
 } catch (error) {
   seen.failed = String(error.stack ?? error);
   await shoot('failed').catch(() => {});
