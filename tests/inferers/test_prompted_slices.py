@@ -141,6 +141,63 @@ def test_prompts_taken_back_at_a_random_moment_leave_the_mask_before(network, he
         assert torch.equal(slices(image, network, head).segment({0: moments[back]}, target=1), masks[back])
 
 
+# --- protected voxels -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("box", [False, True])
+@pytest.mark.parametrize("head", ["classes", "sam", "sam_boxes"])
+@pytest.mark.parametrize("seed", range(3))
+def test_random_prompts_leave_protected_voxels(volume, network, head, box, seed):
+    """In whatever order neighbours come and go: the same prompts beside the same neighbour give the same mask."""
+    random = np.random.RandomState(seed)
+    prompted = slices(volume, network, head)
+    neighbours = [None, *(random.rand(24, 32, 6) < share for share in (0.0, 0.2, 0.5))]
+    seen = []
+    for prompt in drawn(random, 8, box):
+        for number, neighbour in enumerate(neighbours):
+            if neighbour is not None and any(neighbour[int(r), int(c), 1] for r, c in prompt.inside):
+                with pytest.raises(ValueError, match="positive point .* is on a protected voxel"):
+                    prompted.segment({1: prompt}, 1, protected=neighbour)
+                continue
+            found = prompted.segment({1: prompt}, 1, protected=neighbour)[..., 1].numpy()
+            mask = found == 1
+            assert all(mask[int(r), int(c)] for r, c in prompt.inside)
+            assert not any(mask[int(r), int(c)] for r, c in prompt.outside)
+            assert neighbour is None or not (mask & neighbour[..., 1]).any()
+            assert not (found == 2).any() or neighbour[..., 1][found == 2].all(), "what it was kept out of"
+            if not box:
+                parts, count = label(mask)
+                assert {int(parts[int(r), int(c)]) for r, c in prompt.inside} == set(range(1, count + 1)), "no island"
+            seen.append((prompt, number, mask))
+    masks = {(prompt, number): mask for prompt, number, mask in seen}
+    for prompt, number, mask in [seen[place] for place in random.permutation(len(seen))]:
+        for prompts in (prompted, slices(volume, network, head)):
+            again = prompts.segment({1: prompt}, 1, protected=neighbours[number])[..., 1].numpy() == 1
+            np.testing.assert_array_equal(again, mask)
+        if number == 1:
+            np.testing.assert_array_equal(mask, masks[prompt, 0], "a neighbour without a voxel is none")
+
+
+@pytest.mark.parametrize("box", [None, (18.0, 8.0, 42.0, 50.0)])
+def test_a_correction_does_not_reach_through_a_neighbour(network, box):
+    """A bright bar with a wall through it; the network sees nothing, so all comes from the clicks."""
+    image = torch.zeros(1, 60, 60)
+    image[0, 22:38, 10:48] = 0.8
+
+    class Nothing(PromptedSlices):
+        def _margin(self, index, prompt, target):
+            return torch.full(self.shape, -5.0)
+
+    prompted = Nothing(image, network, EmbeddingCache(), "case", "sam")
+    wall = np.zeros((60, 60), bool)
+    wall[:, 30:32] = True
+    prompt = {0: SlicePrompt(inside=((30.0, 26.0),), box=box)}
+    free, kept = (prompted.segment(prompt, protected=protected) for protected in (None, wall))
+    assert free[:, 32:].any(), "else there is nothing to see"
+    assert kept[30, 26] and not (kept[:, 30:] == 1).any()
+    np.testing.assert_array_equal(kept == 2, free.numpy().astype(bool) & wall)
+
+
 @pytest.mark.parametrize("head", ["classes", "sam", "sam_boxes"])
 def test_a_click_that_is_right_already_changes_nothing(volume, network, head):
     prompted = slices(volume, network, head)
@@ -213,6 +270,30 @@ def test_what_was_prompted_stays_when_it_is_followed(network, moving):
     alone, followed = (prompted.segment(prompts, 1, propagate=to) for to in (False, True))
     for index in prompts:
         assert torch.equal(alone[..., index], followed[..., index]) and alone[..., index].any()
+
+
+def test_what_is_followed_leaves_protected_voxels(network, moving):
+    prompted = _Bright(moving, network, EmbeddingCache(), "case")
+    neighbour = np.zeros((24, 32, 12), bool)
+    neighbour[:, 14:, 3:] = True
+    prompt = {4: SlicePrompt(box=(9, 8, 14, 15))}
+    followed = prompted.segment(prompt, 1, propagate=True, protected=neighbour).numpy()
+    expected = (moving[0] > 0.4).numpy().astype(np.uint8)
+    expected[neighbour] *= 2
+    np.testing.assert_array_equal(followed[..., 4:], expected[..., 4:])
+    assert not (followed[neighbour] == 1).any() and followed[..., 2].any()
+
+
+def test_a_negative_click_corrects_a_slice_that_was_followed(network, moving):
+    moving[0, 20:23, 20:24, 5] = 0.6  # a second object on one slice, which the network takes for the first
+    moving[0, 12:14, 16:21, 5] = 0.8
+    prompts = {3: SlicePrompt(box=(8, 8, 13, 15)), 7: SlicePrompt(box=(12, 8, 17, 15))}
+    prompted = _Bright(moving, network, EmbeddingCache(), "case")
+    before = prompted.segment(prompts, 1, propagate=True).bool()
+    row, column = before[..., 5].nonzero()[-1].tolist()
+    after = prompted.segment({**prompts, 5: SlicePrompt(outside=((row, column),))}, 1, propagate=True).bool()
+    assert before[row, column, 5] and not after[row, column, 5] and not (after & ~before).any()
+    assert torch.equal(after[..., [0, 1, 2, 3, 4, 6, 7]], before[..., [0, 1, 2, 3, 4, 6, 7]])
 
 
 def test_nothing_beyond_a_box_in_three_dimensions(network, moving):

@@ -25,13 +25,18 @@ def volume(request):
     return grey + 0.02 * np.random.RandomState(0).randn(*shape), organ
 
 
+def by_image(index, mask):
+    """No network: what the image says stays."""
+    return np.zeros_like(mask)
+
+
 def followed(volume, known, first=0, last=39):
     grey, organ = volume
     masks = {index: organ[..., index] for index in known}
     found = np.zeros_like(organ)
     for index in known:
         found[..., index] = masks[index]
-    for index, mask in propagate(masks, lambda index: grey[..., index], first, last):
+    for index, mask in propagate(masks, lambda index: grey[..., index], by_image, first, last):
         assert index not in known, "what is known is not asked for again"
         found[..., index] = mask
     return found
@@ -69,6 +74,17 @@ def test_shapes_that_lie_apart_have_a_middle():
     assert dice(found, truth) > 0.9
 
 
+def test_the_networks_mask_is_taken_between_known_slices_where_it_means_the_same(volume):
+    grey, organ = volume
+    masks = {index: organ[..., index] for index in (12, 28)}
+    alike = dict(propagate(masks, lambda index: grey[..., index], lambda index, mask: organ[..., index], 0, 39))
+    assert all(np.array_equal(alike[index], organ[..., index]) for index in range(13, 28))
+    # an answer about all that is bright
+    other = dict(propagate(masks, lambda index: grey[..., index], lambda index, mask: grey[..., index] > 0.4, 0, 39))
+    without = dict(propagate(masks, lambda index: grey[..., index], by_image, 0, 39))
+    assert other.keys() == without.keys() and all(np.array_equal(other[index], without[index]) for index in without)
+
+
 def test_nothing_beyond_the_slices_asked_for(volume):
     assert extent(followed(volume, [20], 15, 25)) == (15, 25)
 
@@ -86,8 +102,8 @@ def test_a_vessel_of_few_pixels_is_followed_between_its_ends(width):
 def test_one_pixel_alone_is_followed_no_further():
     mask = np.zeros((512, 512), dtype=bool)
     mask[100, 100] = True
-    assert list(propagate({3: mask}, lambda index: np.zeros((512, 512)), 0, 9)) == []
+    assert list(propagate({3: mask}, lambda index: np.zeros((512, 512)), by_image, 0, 9)) == []
 
 
 def test_what_is_known_to_be_empty_is_no_object():
-    assert list(propagate({3: np.zeros((20, 20), bool)}, lambda index: np.zeros((20, 20)), 0, 9)) == []
+    assert list(propagate({3: np.zeros((20, 20), bool)}, lambda index: np.zeros((20, 20)), by_image, 0, 9)) == []

@@ -54,7 +54,9 @@ def item(prompts, i):
 def test_logits_are_sams_own(network, sam, images, kind):
     prompts = PROMPTS[kind]
     embedding = sam.image_encoder(sam.preprocess(255 * images[:1]))
-    sparse, dense = sam.prompt_encoder(points=prompts.get("points"), boxes=prompts.get("boxes"), masks=prompts.get("masks"))
+    sparse, dense = sam.prompt_encoder(
+        points=prompts.get("points"), boxes=prompts.get("boxes"), masks=prompts.get("masks")
+    )
     expected, _ = sam.mask_decoder.predict_masks(embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense)
     logits = network(images[:1], **prompts)
     assert logits.shape == (1, 4, SIZE // 4, SIZE // 4)
@@ -142,12 +144,14 @@ def test_clicks_train_too():
     assert network.image_encoder.patch_embed.proj.weight.grad is not None
 
 
-def test_with_a_mask_every_trained_parameter_has_a_gradient_too():
-    """Or DDP would wait for that of the embedding of no mask."""
-    network = SamSegmenter("vit_test", image_size=64, num_classes=2).train()
-    mask = torch.rand(2, *network(torch.rand(1, 3, 64, 64)).shape[-2:]) > 0.5
-    network(torch.rand(2, 3, 64, 64), boxes=torch.rand(2, 4) * 60, masks=mask_prompt(mask)).sum().backward()
+@pytest.mark.parametrize("train_prompts", [False, True])
+@pytest.mark.parametrize("kind", PROMPTS)
+def test_every_trained_parameter_has_a_gradient_whatever_the_prompts(kind, train_prompts):
+    """Or DDP would wait for it."""
+    network = SamSegmenter("vit_test", image_size=SIZE, num_classes=2, train_prompts=train_prompts).train()
+    network(torch.rand(1, 3, SIZE, SIZE), **PROMPTS[kind]).sum().backward()
     assert all((p.grad is not None) == p.requires_grad for p in network.parameters())
+    assert all(p.requires_grad for p in network.prompt_encoder.parameters()) == train_prompts
 
 
 def test_training_mode_leaves_running_statistics_alone():

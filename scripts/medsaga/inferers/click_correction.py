@@ -17,7 +17,7 @@ _SMALLEST = 2.0  # radius of the smallest region that is tried, in those pixels
 _STEP = 1.4  # from one radius to the next
 _LARGEST = 0.4  # radius of the largest, of the image's longer side
 _CORE = 0.25  # of the radius, that the click decides alone
-_BETA = 300.0  # how much a difference in intensity parts two pixels
+_BETA = 120.0  # how much a difference in intensity parts two pixels, see walked
 
 
 def correct(
@@ -143,19 +143,25 @@ def _regions(coarse: Coarse, click: Click, earlier: Sequence[Click], reach: floa
             if 0 <= a < here.shape[0] and 0 <= b < here.shape[1] and (a, b) != (r, c):
                 seeds[a, b] = 1 if other[2] == inside else 2
         region = np.zeros(shape, dtype=bool)
-        region[window] = here & near & walked(coarse.grey[window], seeds)
+        region[window] = here & near & walked(coarse.grey[window], seeds, _BETA)
         yield without_islands(region, [(row, column, True)])
 
 
-def walked(grey: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-    """Where a random walker meets a seed of 1 sooner than one of 2."""
+def walked(grey: np.ndarray, seeds: np.ndarray, beta: float) -> np.ndarray:
+    """Where a random walker meets a seed of 1 sooner than one of 2.
+
+    Args:
+        grey: intensities (H, W).
+        seeds: (H, W), 0 where the walker starts.
+        beta: how much a difference in intensity parts two pixels: in standard deviations, squared.
+    """
     if not (seeds == 0).any() or not (seeds == 2).any():
         return seeds != 2
     grey = grey.astype(np.float64)  # in float32 the walker's matrix may be singular
     spread = float(grey.std())
     if spread < 1e-6:  # the walker divides by it
         grey, spread = grey + np.indices(grey.shape).sum(axis=0) % 2 * 1e-3, 5e-4
-    beta = _BETA * 10 * spread  # it divides by ten times the standard deviation
+    beta *= 10 * spread  # it divides by ten times the standard deviation
     return random_walker(grey, seeds, beta=beta, mode="bf", return_full_prob=True)[0] > 0.5
 
 

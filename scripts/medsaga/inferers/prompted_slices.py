@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
+from monai.transforms.utils import generate_spatial_bounding_box
 
 from medsaga.networks import SamSegmenter
 from medsaga.transforms import fit_square, undo_fit_square
@@ -20,6 +22,7 @@ from .propagation import propagate as propagate_masks
 __all__ = ["HEADS", "PromptedSlices", "SlicePrompt"]
 
 HEADS = ("classes", "sam", "sam_boxes")
+_OBJECT, _KEPT_OUT = np.uint8(1), np.uint8(2)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,11 @@ class PromptedSlices:
 
     @torch.no_grad()
     def segment(
-        self, prompts: Mapping[int, SlicePrompt], target: int | None = None, propagate: bool = False
+        self,
+        prompts: Mapping[int, SlicePrompt],
+        target: int | None = None,
+        propagate: bool = False,
+        protected: np.ndarray | None = None,
     ) -> torch.Tensor:
         """The mask of what the prompts point at.
 
@@ -101,15 +108,16 @@ class PromptedSlices:
             prompts: by slice, 0 in a 2-D image.
             target: class that is meant; None takes the class that the network sees there. Without effect on SAM's head.
             propagate: go on to the slices without a prompt.
+            protected: voxels that the object may not have, bool (H, W) or (H, W, D): a neighbour's, for instance.
 
         Returns:
-            uint8 of 0 and 1, (H, W) or (H, W, D).
+            uint8, (H, W) or (H, W, D): 1 is the object, 2 what it would have had of the protected voxels.
 
         Raises:
-            ValueError: no prompt, only negative ones, or one outside the image.
+            ValueError: no prompt, only negative ones, one outside the image, or a positive click in a protected voxel.
         """
-        self._check(prompts)
-        masks = torch.zeros((self.depth, *self.shape), dtype=torch.bool)
+        self._check(prompts, protected)
+        masks = torch.zeros((self.depth, *self.shape), dtype=torch.uint8)
         box, first, last = (0, 0, *self.shape), 0, self.depth - 1
         if propagate and (through := _box_through_slices(prompts)):
             prompts, box, first, last = through
@@ -120,14 +128,15 @@ class PromptedSlices:
             corners, inside = positive[at].box, positive[at].inside
             target = self._seen_class(at, SlicePrompt(inside[:1] if corners is None else (), box=corners))
         for index, prompt in sorted(positive.items()):
-            masks[index] = self._mask(index, prompt, target)
+            masks[index] = self._mask(index, prompt, target, self._free(index, protected))
         if propagate:
-            known = {index: masks[index].numpy() for index in positive}
-            for index, mask in propagate_masks(known, self._grey, first, last):
-                masks[index] = torch.from_numpy(mask & _inside_box(box, self.shape))
-        return (masks.permute(1, 2, 0) if self.image.ndim == 4 else masks[0]).to(torch.uint8)
+            known = {index: masks[index].numpy() == _OBJECT for index in positive}
+            for index, mask in propagate_masks(known, self._grey, partial(self._around, target), first, last):
+                mask = self._carved(index, mask & _inside_box(box, self.shape), prompts.get(index, SlicePrompt()))
+                masks[index] = torch.from_numpy(np.where(self._free(index, protected), _OBJECT, _KEPT_OUT) * mask)
+        return masks.permute(1, 2, 0) if self.image.ndim == 4 else masks[0]
 
-    def _check(self, prompts: Mapping[int, SlicePrompt]) -> None:
+    def _check(self, prompts: Mapping[int, SlicePrompt], protected: np.ndarray | None) -> None:
         if not any(p.inside or p.box is not None for p in prompts.values()):
             raise ValueError("no prompt: give at least one positive point, or a box.")
         (height, width), depth = self.shape, self.depth
@@ -142,6 +151,10 @@ class PromptedSlices:
                         f"a prompt at row {row:g}, column {column:g} of slice {index} is outside the image of "
                         f"{height} × {width} × {depth} voxels."
                     )
+            free = self._free(index, protected)
+            for point in prompt.inside:
+                if not free[self._pixel(point)]:
+                    raise ValueError(f"slice {index}: the positive point {self._pixel(point)} is on a protected voxel.")
 
     def _pixel(self, point: tuple[float, float]) -> tuple[int, int]:
         row, column = (min(max(round(v), 0), n - 1) for v, n in zip(point, self.shape))
@@ -167,8 +180,14 @@ class PromptedSlices:
         logits = self.network.decode(embedding, points, corners)
         return undo_fit_square(logits, self.network.image_size, self.shape).cpu()
 
-    def _mask(self, index: int, prompt: SlicePrompt, target: int | None) -> torch.Tensor:
-        """The object on a slice, bool (H, W): the network's answer to the first prompt, corrected by each other click.
+    def _free(self, index: int, protected: np.ndarray | None) -> np.ndarray:
+        """The pixels of a slice that an object may have, bool (H, W)."""
+        if protected is None:
+            return np.ones(self.shape, dtype=bool)
+        return ~(protected[..., index] if self.image.ndim == 4 else protected)
+
+    def _mask(self, index: int, prompt: SlicePrompt, target: int | None, free: np.ndarray) -> torch.Tensor:
+        """The object on a slice, (H, W): the network's answer to the first prompt, corrected by each other click.
 
         Clients send positive and negative clicks apart, so in which order they were set is found out again: next comes
         the click that is wrong by most, as who corrects clicks there; it follows those of its kind before it. What was
@@ -177,18 +196,20 @@ class PromptedSlices:
         grey = self._grey(index)
         waiting = [[(*self._pixel(p), True) for p in prompt.inside], [(*self._pixel(p), False) for p in prompt.outside]]
         within = None if prompt.box is None else _inside_box(prompt.box, self.shape)
+        digest = hashlib.sha256(np.packbits(free).tobytes()).digest()
         clicks: tuple[Click, ...] = (waiting[0].pop(0),) if prompt.box is None else ()
 
-        def kept(compute: Callable[[], np.ndarray]) -> np.ndarray:
-            key = (self.key, index, "mask", target, prompt.box, clicks)
-            return self.cache.get(key, lambda: torch.from_numpy(compute())).numpy()
+        def kept(compute: Callable[[], np.ndarray], before: np.ndarray | None = None) -> np.ndarray:
+            key = (self.key, index, "mask", target, prompt.box, clicks, digest)
+            return self.cache.get(key, lambda: torch.from_numpy(_cut(compute(), free, clicks, before))).numpy()
 
-        mask = kept(partial(self._first, index, prompt.box, clicks, target, grey))
+        found = kept(partial(self._first, index, prompt.box, clicks, target, grey))
         while any(waiting):
+            mask = found == _OBJECT
             kind = max((w for w in waiting if w), key=partial(_next_wrong_by, mask))
             earlier, clicks = clicks, (*clicks, kind.pop(0))
-            mask = kept(partial(self._corrected, mask, grey, clicks[-1], earlier, within))
-        return torch.from_numpy(mask.copy())
+            found = kept(partial(self._corrected, mask, grey, clicks[-1], earlier, within), found)
+        return torch.from_numpy(found.copy())
 
     def _first(
         self, index: int, box: Box | None, clicks: tuple[Click, ...], target: int | None, grey: np.ndarray
@@ -212,6 +233,19 @@ class PromptedSlices:
             return without_islands(correct(mask, grey, click, earlier), (*earlier, click))
         beyond = not within[click[:2]]  # who clicks outside of his box means that
         return correct(mask, grey, click, earlier, None if beyond else within)
+
+    def _around(self, target: int | None, index: int, mask: np.ndarray) -> np.ndarray:
+        """The network's mask in the box around another one, bool (H, W)."""
+        (r0, c0), (r1, c1) = generate_spatial_bounding_box(mask[None])
+        box = (float(r0), float(c0), r1 - 1.0, c1 - 1.0)
+        return (self._margin(index, SlicePrompt(box=box), target) > 0).numpy()
+
+    def _carved(self, index: int, mask: np.ndarray, prompt: SlicePrompt) -> np.ndarray:
+        """A mask found without prompts, corrected by the negative clicks on its slice."""
+        clicks = [(*self._pixel(point), False) for point in prompt.outside]
+        for count, click in enumerate(clicks):
+            mask = correct(mask, self._grey(index), click, clicks[:count])
+        return mask
 
     def _prompted(self, index: int, prompt: SlicePrompt) -> torch.Tensor:
         """Logits (k, H, W) of a slice under its prompt."""
@@ -252,6 +286,18 @@ def _box_through_slices(
     kept = {round(first + share * (last - first)) for share in (0.25, 0.5, 0.75)}
     chosen = {i: p for i, p in prompts.items() if i in kept or p.inside or p.outside}
     return chosen, rectangles.pop(), first, last
+
+
+def _cut(wanted: np.ndarray, free: np.ndarray, clicks: Sequence[Click], before: np.ndarray | None) -> np.ndarray:
+    """What an object may have of what it wants, both bool (H, W): of the first answer the parts with a click, of a
+    correction, the last click, what it adds without a gap to what was ``before``."""
+    mask, kept_out = wanted & free, wanted & ~free
+    if before is not None:
+        had, kept_out = before == _OBJECT, kept_out | (before == _KEPT_OUT)
+        mask = mask & had | without_islands(mask & ~had, clicks[-1:])
+    elif clicks and kept_out.any():
+        mask = without_islands(mask, clicks)
+    return _OBJECT * mask + _KEPT_OUT * kept_out
 
 
 def _next_wrong_by(mask: np.ndarray, clicks: Sequence[Click]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ from .click_correction import blocks, enlarged, scale_of, walked
 
 __all__ = ["propagate"]
 
+_BETA = 600.0  # how much a difference in intensity parts two pixels
 _BAND = (2.0, 0.25, 4.0)  # pixels that a border may move: on the next slice, more for each farther one, at most
 _CORE = 2.0  # pixels from its border where an object is sure to be itself
 _UNLIKE = 3.0  # standard deviations from which on intensities are not the object's
@@ -19,21 +21,28 @@ _LIKE = 0.5  # share of the core that must look like the object
 _SMALLEST = 8  # pixels
 _SHARE = 0.05  # of the largest known mask, below which the object has ended
 _OVERLAP = 0.3  # of the smaller of two neighbouring masks
+_ALIKE = 0.75  # Dice from which on the network means the same object
 
 
 def propagate(
-    known: Mapping[int, np.ndarray], slices: Callable[[int], np.ndarray], first: int, last: int
+    known: Mapping[int, np.ndarray],
+    slices: Callable[[int], np.ndarray],
+    asked: Callable[[int, np.ndarray], np.ndarray],
+    first: int,
+    last: int,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Masks of the slices without one.
 
     Between two known masks centre and shape (distance to the border) are interpolated, and the border moved to the
-    image's edges near by (random walk, see :mod:`.click_correction`). Beyond them the last mask goes on in the same
-    way, until the object ends: what lies in the middle of it looks otherwise, or it has become small, or jumps. What an
-    object looks like is learnt from the known masks. They are not changed.
+    image's edges near by (random walk, see :mod:`.click_correction`); the network's answer to that is taken where it is
+    much the same. Beyond them the last mask goes on, by the image alone, until the object ends: what lies in the middle
+    of it looks otherwise, or it has become small, or jumps. (The network sees an object in each box, also where there
+    is none any more.) What an object looks like is learnt from the known masks. They are not changed.
 
     Args:
         known: masks bool (H, W) by slice.
         slices: intensities (H, W) in [0, 1] of a slice.
+        asked: the network's mask for a slice and a mask on it.
         first: the first slice to go to.
         last: the last one.
 
@@ -64,7 +73,7 @@ def propagate(
             prior = _between(*ends, (index - before) / (after - before))
             if (prior > 0).any():
                 mask = _moved(prior, image(index), min(index - before, after - index))
-                yield index, enlarged(mask, factor, known[before].shape)
+                yield index, _agreed(enlarged(mask, factor, known[before].shape), partial(asked, index))
     looks = np.concatenate([gaussian_filter(image(index), 0.7)[coarse[index]] for index in places])
     middle = float(np.median(looks))
     spread = 1.4826 * float(np.median(np.abs(looks - middle))) + 0.02  # of a normal distribution
@@ -93,6 +102,14 @@ def _between(one: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
     return np.maximum(*((1 - share) * a + share * b for a, b in (here, moved)))
 
 
+def _agreed(mask: np.ndarray, asked: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The network's mask where it means the same object, else the one that was found without."""
+    if not mask.any():
+        return mask
+    answer = asked(mask)
+    return answer if 2 * (answer & mask).sum() >= _ALIKE * (answer.sum() + mask.sum()) else mask
+
+
 def _depth(mask: np.ndarray) -> np.ndarray:
     """Pixels to the border, positive inside."""
     return distance_transform_edt(mask) - distance_transform_edt(~mask)
@@ -112,5 +129,5 @@ def _moved(depth: np.ndarray, grey: np.ndarray, distance: int) -> np.ndarray:
     rows, columns = np.nonzero(seeds != 2)
     window = tuple(slice(max(0, at.min() - 2), at.max() + 3) for at in (rows, columns))
     mask = np.zeros(depth.shape, dtype=bool)
-    mask[window] = walked(gaussian_filter(grey, 0.5)[window], seeds[window])
+    mask[window] = walked(gaussian_filter(grey, 0.5)[window], seeds[window], _BETA)
     return mask

@@ -35,8 +35,8 @@ class SamSegmenter(nn.Module):
     not at all. ``pixel_mean`` and ``pixel_std`` (in units of the [0, 1] input) are saved with the weights.
 
     Trained are the image encoder, the mask decoder and the prompt encoder's ``no_mask_embed``. What takes no part when
-    no prompt is given (point embeddings, mask downscaling, IoU head) is frozen, so every trainable parameter has a
-    gradient after each step and DDP needs no ``find_unused_parameters``.
+    no prompt is given (embeddings of points and boxes, mask downscaling) is frozen unless ``train_prompts``, the IoU
+    head always. Every trainable parameter has a gradient after each step, so DDP needs no ``find_unused_parameters``.
 
     Args:
         encoder: image encoder, one of ``vit_b``, ``vit_l``, ``vit_h``, ``vit_t``, ``vit_test``.
@@ -63,6 +63,8 @@ class SamSegmenter(nn.Module):
             inference alike; ``bf16_weights``: ``bf16``, and the encoder's matrices and kernels are stored so, for an
             optimizer that rounds stochastically. ``fp16`` needs a GPU, and MONAI's ``amp=True`` in training. All but
             ``fp32`` return float32 logits whatever the caller's autocast.
+        train_prompts: train the embeddings of points, boxes and masks too, for training with prompts: LiteMedSAM's know
+            boxes only. Adapters (MSA) freeze them again, as their paper has it.
 
     Raises:
         ValueError: when the encoder or another choice is unknown, the size does not fit it, there are fewer than two
@@ -94,6 +96,7 @@ class SamSegmenter(nn.Module):
         checkpointing: str = "off",
         offload: bool = False,
         precision: str = "fp32",
+        train_prompts: bool = False,
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -121,7 +124,7 @@ class SamSegmenter(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(std).view(3, 1, 1))
 
-        self.prompt_encoder.requires_grad_(False)
+        self.prompt_encoder.requires_grad_(train_prompts)
         self.prompt_encoder.no_mask_embed.requires_grad_(True)
         self.mask_decoder.iou_prediction_head.requires_grad_(False)
         if lora_rank is not None:
@@ -239,9 +242,10 @@ class SamSegmenter(nn.Module):
         # In half precision neighbouring pixels share a positional encoding, so positions stay in float32.
         with torch.autocast(embedding.device.type, enabled=False):
             sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
-            if masks is not None and is_recording(self):
-                # DDP expects a gradient of each trained parameter
-                dense = dense + 0 * self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
+            if is_recording(self):
+                # DDP expects a gradient of each trained parameter, also of a kind of prompt that is not there
+                trained = (p for p in self.prompt_encoder.parameters() if p.requires_grad)
+                dense = dense + 0 * sum(p.sum() for p in trained)
             image_pe = self.prompt_encoder.get_dense_pe()
         with self._autocast(embedding.device):
             logits = self.mask_decoder(embedding, image_pe, sparse, dense)
