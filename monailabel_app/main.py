@@ -15,6 +15,7 @@ from dicomweb_client.session_utils import create_session_from_user_pass
 from fastapi import HTTPException
 from lib.auth import accept_signed_tokens
 from lib.cpu import CPU_ENVIRONMENT
+from lib.ending import stop_tasks_with_the_server
 from lib.endpoints import check_requests
 from lib.gate import guard
 from lib.infers import AutomaticTask, FinishedObjects, PromptedTask
@@ -164,6 +165,7 @@ class MedsagaApp(MONAILabelApp):
         serve_ohif(start.root_path)
         serve_page(app, self)
         guard(app, start.host)
+        stop_tasks_with_the_server()
         start_background_scoring(self._strategies, self.datastore(), unasked=self._datastore.has_files)
 
     def cleanup_sessions(self) -> None:

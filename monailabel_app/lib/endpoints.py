@@ -11,8 +11,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from fastapi import HTTPException, UploadFile
-from monailabel.endpoints import activelearning, batch_infer, datastore, infer, model, scoring, session, train
+from fastapi import HTTPException, Response, UploadFile
+from monailabel.endpoints import activelearning, batch_infer, datastore, infer, model, proxy, scoring, session, train
 from monailabel.interfaces.app import MONAILabelApp
 
 from lib.fields import BatchFields, InferFields, ScoringFields, StrategyFields, TrainFields, checked, json_object
@@ -43,6 +43,7 @@ def check_requests(app: MONAILabelApp, take_model: Callable[[str, UploadFile], d
     _before(batch_infer, "run", params=checked(BatchFields))
     _before(activelearning, "sample", params=checked(StrategyFields))
     _before(infer, "run_inference", lambda asked: _can_infer(app, asked), params=infer_fields, file=_plain_file)
+    infer.send_response = _with_doubt(infer.send_response)
     _before(datastore, "add_image", params=_json_text("params"), file=_plain_file)
     _before(datastore, "save_label", params=_json_text("params"), label=_plain_file)
     _before(datastore, "update_image_info", info=_json_text("info"))
@@ -51,6 +52,7 @@ def check_requests(app: MONAILabelApp, take_model: Callable[[str, UploadFile], d
     _before(session, "create_session", files=lambda files: [_plain_file(file) for file in files])
     _before(session, "get_session", lambda asked: _one_file(app, **asked))
     session.create_session = _reading_image(app, session.create_session)
+    _before(proxy, "proxy_dicom", _with_its_query)
     model.update_model = lambda background_tasks, model, file: take_model(model, _plain_file(file))
 
 
@@ -62,7 +64,7 @@ def _before(
     Args:
         module: of the endpoint.
         name: of the function there.
-        check_all: takes all its arguments by name.
+        check_all: takes all its arguments by name, and may change them.
         checks: by argument; each takes it and gives what is passed on.
     """
     function = getattr(module, name)
@@ -95,6 +97,19 @@ def _can_infer(app: MONAILabelApp, asked: dict[str, Any]) -> None:
         raise HTTPException(422, "output=dicom_seg needs a DICOM store; ask for image.")
 
 
+def _with_doubt(send_response: Callable[..., Any]) -> Callable[..., Any]:
+    """``send_response``, which also says in a header where to look: OHIF asks for the mask alone."""
+
+    def send(store: Any, result: dict[str, Any], *rest: Any) -> Any:
+        answer = send_response(store, result, *rest)
+        place = (result.get("params") or {}).get("least_sure_slice")
+        if place is not None and isinstance(answer, Response):
+            answer.headers["medsaga-least-sure-slice"] = str(place)
+        return answer
+
+    return send
+
+
 def _reading_image(app: MONAILabelApp, create_session: Callable[..., Any]) -> Callable[..., Any]:
     """``create_session``, which keeps a session only if its image can be read."""
 
@@ -116,6 +131,16 @@ def _reading_image(app: MONAILabelApp, create_session: Callable[..., Any]) -> Ca
 def _one_file(app: MONAILabelApp, session_id: str, update_ts: bool, image: bool) -> None:
     if image and app.sessions() is not None and os.path.isdir(app.sessions().get_session(session_id).image):
         raise HTTPException(422, f"Session {session_id} is a folder of several files; images are sent as one file.")
+
+
+# --- the DICOM store ------------------------------------------------------------------------------------------------
+
+
+def _with_its_query(asked: dict[str, Any]) -> None:
+    """MONAI Label asks the store for the path alone, so that a search for one patient finds all of them."""
+    # by the path's end it tells metadata, which have no query, from searches
+    if asked["request"].url.query and not asked["path"].endswith("metadata"):
+        asked["path"] += f"?{asked['request'].url.query}"
 
 
 # --- training -------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from monailabel.interfaces.app import MONAILabelApp
 from lib.opening import Line, print_when_it_answers, to_open
 from lib.start import started
 from lib.trainers import RetrainTask
-from lib.versions import Versions
+from lib.versions import PUBLISHED, Versions
 
 __all__ = ["serve_page"]
 
@@ -78,10 +78,12 @@ def _models(served: MONAILabelApp) -> str:
     datastore = served.datastore()
     rows = ""
     for name, task in sorted(served._trainers.items()):
-        cells = [escape(name), escape(", ".join(task.model.labels)), escape(_weights(task))]
+        cells = [name, ", ".join(task.model.labels), _weights(task), _prompts(task)]
+        cells = [escape(cell) for cell in cells]
         cells += [str(len(task.labelled(datastore))), _training(task)]
         rows += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-    head = "".join(f"<th>{title}</th>" for title in ("Model", "Classes", "Served", "Labels", "Last training"))
+    titles = ("Model", "Classes", "Served", "Prompts answered by", "Labels", "Last training")
+    head = "".join(f"<th>{title}</th>" for title in titles)
     return f"<h2>Models</h2><table><tr>{head}</tr>{rows}</table>"
 
 
@@ -90,6 +92,19 @@ def _weights(task: RetrainTask) -> str:
     if version is None:
         return "model.pt" if task.model.trained else "not trained yet: points and boxes first"
     return version.file + (f", Dice {version.score:.3f}" if version.score is not None else "")
+
+
+def _prompts(task: RetrainTask) -> str:
+    """Which weights answer points and boxes, and how well they and the others follow them."""
+    model = task.model
+    if not model.trained and model.pretrained is None:
+        return "nothing yet"
+    weights, version = model.prompt_weights(), Versions(model.models_dir).served()
+    name = "published weights" if weights == PUBLISHED else model.known_as(weights)
+    if version is None or version.prompt_score is None or version.published_prompt_score is None:
+        return name
+    own, published = f"{version.file} {version.prompt_score:.3f}", f"published {version.published_prompt_score:.3f}"
+    return f"{name} (Dice: {own}, {published})"
 
 
 def _training(task: RetrainTask) -> str:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from monai.data import MetaTensor
 from scipy.stats import entropy
 
-from medsaga.active_learning import disagreement, mean_entropy
+from medsaga.active_learning import disagreement, mean_entropy, unsure_pixels
 from medsaga.networks import SamSegmenter
 
 SIZE = 32
@@ -33,6 +33,13 @@ def test_entropy_is_scipys_weighted_by_foreground_without_the_padding(shape):
     p = np.exp(logits) / np.exp(logits).sum(axis=0)
     expected = np.average(entropy(p, axis=0, base=3), weights=1 - p[0])
     assert mean_entropy(by_brightness, image, SIZE, batch_size=2) == pytest.approx(expected, rel=1e-5)
+
+
+def test_unsure_pixels_are_scipys_entropy_summed_over_a_slice():
+    logits = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    p = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(axis=1, keepdims=True)
+    expected = (entropy(p, axis=1, base=4) * (1 - p[:, 0])).sum(axis=(1, 2))
+    np.testing.assert_allclose(unsure_pixels(logits).numpy(), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("score", [mean_entropy, disagreement])

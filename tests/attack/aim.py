@@ -56,6 +56,7 @@ class Aim:
             adding = Operation("POST", "/proxy/dicom/wado/{path}", ["path"], [], form=[*store.fields], files=["dicom"])
             operations = 5 * [adding] + [adding if o.route == adding.route else o for o in operations]
         self.operations = operations + 3 * [o for o in operations if o.path in DEEP and o.method in ("POST", "PUT")]
+        self.operations += 16 * [o for o in operations if o.path == "/infer/{model}"]  # the most fields of all
         self.files = files
         self.guarded, self.spare = guarded, spare
         self.mark = mark
@@ -160,12 +161,18 @@ class Aim:
         """The place's name with the key, and the JSON with a payload at it."""
         way = self.rng.random()
         known = list(self._inner(operation))
+        if "foreground" in known and self.rng.random() < 0.7:  # prompts have the most behind them
+            known = list(POINTS)
         if way < 0.2 or not known:
             return place, value
         if way < 0.3:
             key = value if isinstance(value, str) else "attack"
             return f"{place}.(unknown)", {**(content if isinstance(content, dict) else {}), key: value}
         key = known[self.rng.integers(len(known))]
+        good = self._inner(operation)[key]
+        if isinstance(good, list) and good and isinstance(good[0], dict) and self.rng.random() < 0.5:
+            part = list(good[0])[self.rng.integers(len(good[0]))]  # of a scribble, for instance
+            value = [{**good[0], part: value}]
         return f"{place}.{key}", {**(content if isinstance(content, dict) else {}), key: value}
 
     def _broken(self, shot: Shot, values: dict, form: dict, files: dict, operation_json: bool) -> bytes | None:

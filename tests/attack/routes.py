@@ -31,6 +31,7 @@ DEEP = ("/infer/{model}", "/train/{model}", "/batch/infer/{model}", "/activelear
 DEEP += ("/datastore/image", "/datastore/image/info", "/datastore/label/info", "/session/", "/model/{model}")
 JSON_TEXT = ("params", "info", "wsi")  # form fields that hold JSON
 POINTS = {"foreground": [[10, 15, 5]], "background": [[1, 1, 1]], "roi": [1, 20, 1, 20, 1, 10], "label": "anterior"}
+POINTS |= {"plane": "sagittal", "replace": True, "scribbles": [{"inside": True, "points": [[9, 14, 5], [12, 16, 5]]}]}
 _TASK = {"device": "cpu", "client_id": "ann", "model": "hippocampus", "gpus": "all", "multi_gpu": False, "name": "a"}
 # what clients send, and what MONAI Label's own code takes out of a request
 INNER: dict[str, dict[str, Any]] = {

@@ -78,6 +78,26 @@ def test_the_largest_slice_of_each_class_is_prompted(network):
             assert o.truth[row, column] == inside
 
 
+@pytest.mark.parametrize("head", ["classes", "sam"])
+def test_what_is_not_asked_for_is_not_computed(network, head, monkeypatch):
+    """The same masks, and a slice encoded once for all that lies on it."""
+    label = torch.zeros(1, 20, 20, 3, dtype=torch.uint8)
+    label[0, 2:9, 2:9, 1] = 1
+    label[0, 12:18, 12:18, 1] = 2
+    case = {"image": torch.rand(1, 20, 20, 3), "label": label}
+    given = (network, case, "a", ["background", "one", "two"], [1, 3], 1, head)
+    every = prompted(*given)
+    encoded, encode = [], network.encode
+    monkeypatch.setattr(network, "encode", lambda images: encoded.append(len(images)) or encode(images))
+    some = prompted(*given, boxed_at=(0, 2), automatic=False)
+    assert encoded == [1]
+    assert len(some) == len(every) == 2
+    for one, other in zip(some, every):
+        assert list(one.masks) == ["1 click", "3 clicks", "box", "box, 2 clicks"]
+        for prompt, mask in one.masks.items():
+            np.testing.assert_array_equal(mask, other.masks[prompt])
+
+
 def test_the_command_writes_table_figures_and_picture(network, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     data = write_decathlon_phantoms(tmp_path / "data", cases=4, shape=(24, 32, 8))

@@ -13,6 +13,7 @@ import pytest
 from .server import Server, serve, small_bundle
 
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install medsaga[label])")
+from lib.versions import Versions
 from monailabel.client.client import MONAILabelClient, MONAILabelClientException
 
 pytestmark = pytest.mark.integration
@@ -125,6 +126,30 @@ def test_versions_can_be_chosen_and_others_not(server, by_version):
     assert server.infer("hippocampus", "phantom_000", model_filename=filename).ok
     refused = server.infer("hippocampus", "phantom_000", model_filename="../../hippocampus_sam.pt")
     assert refused.status_code == 404 and "has no weights" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize(("own", "published"), [(0.7, 0.6), (0.6, 0.7), (None, None)])
+def test_the_page_shows_which_weights_answer_prompts(server, own, published):
+    versions = Versions(server.bundle / "models")
+    versions.serve("model_v2.pt")
+    index = versions.models_dir / "versions.json"
+    before = index.read_text()
+    entries = json.loads(before)
+    entries[1] |= {"prompt_score": own, "published_prompt_score": published, "held_back": ["phantom_003.nii.gz"]}
+    index.write_text(json.dumps(entries))
+    page = server.request("GET", "/").text
+    params = json.dumps({"foreground": [[12, 16, 6]]})
+    query = {"image": "phantom_000", "output": "json"}
+    answer = server.request("POST", "/infer/hippocampus_prompt", params=query, data={"params": params}).json()
+    index.write_text(before)
+    versions.serve("model_v1.pt")
+    expected = {
+        0.7: "model_v2.pt (Dice: model_v2.pt 0.700, published 0.600)",
+        0.6: "published weights (Dice: model_v2.pt 0.600, published 0.700)",
+        None: "model_v2.pt",
+    }
+    assert "<th>Prompts answered by</th>" in page and f"<td>{expected[own]}</td>" in page
+    assert answer["weights"] == ("published" if own == 0.6 else "model_v2.pt")
 
 
 def test_batch_inference_on_a_cpu(server):

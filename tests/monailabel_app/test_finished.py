@@ -8,13 +8,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 from fastapi import HTTPException
+from monai.transforms import Spacing
 from PIL import Image
 
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install medsaga[label])")
 
 from lib.infers import AutomaticTask, FinishedObjects, PromptedTask
 from lib.infers.finished import Region
-from lib.served_model import ServedModel
+from lib.infers.prompts import Placing
+from lib.served_model import PLANES, ServedModel
 
 from ..integration.server import small_bundle
 from .test_infers import GRIDS, SHAPE, noise, write
@@ -286,6 +288,24 @@ def test_pictures_have_neighbours_too(tmp_path):
     assert params["kept"] == ["left lung", "heart"]
     np.testing.assert_array_equal(values == model.labels["left lung"], lung)
     np.testing.assert_array_equal(values == model.labels["heart"], heart)
+
+
+@pytest.mark.parametrize("plane", PLANES)
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_mask_goes_to_the_prepared_image_as_the_image_does(model, tmp_path, name, plane):
+    mask = blob(5)
+    image = write(tmp_path / "image.nii.gz", np.where(mask, 1000, 0).astype(np.int16), GRIDS[name][0])
+    prepared = model.prepare(image, plane)
+    np.testing.assert_array_equal(Placing(prepared).mask_in_image(mask), prepared[0].numpy() > 0.5)
+
+
+def test_a_mask_on_an_image_that_was_resampled(model, tmp_path):
+    mask = np.zeros(SHAPE, bool)
+    mask[4:9, 5:14, 2:6] = True
+    image = model.prepare(write(tmp_path / "image.nii.gz", mask.astype(np.int16), GRIDS["axial"][0]))
+    fine = Spacing(tuple(np.array(image.pixdim) / 2), mode="nearest", scale_extent=True)(image)
+    found = Placing(fine).mask_in_image(mask)
+    assert found.shape == fine.shape[1:] and (found != (fine[0].numpy() > 0.5)).mean() < 0.01
 
 
 # --- automatic masks ------------------------------------------------------------------------------------------------

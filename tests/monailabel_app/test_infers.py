@@ -6,15 +6,19 @@ import nibabel as nib
 import nrrd
 import numpy as np
 import pytest
+import torch
 from fastapi import HTTPException
 from PIL import Image
 from scipy.spatial.transform import Rotation
+from scipy.stats import entropy
 
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install medsaga[label])")
 
 from lib.infers import AutomaticTask, PromptedTask
 from lib.infers.prompts import slice_prompts
 from lib.served_model import ServedModel
+
+from medsaga.transforms import fit_square
 
 from ..integration.bundles import run
 from ..integration.dicom.series import write_volume, write_xray
@@ -115,6 +119,22 @@ def test_the_automatic_mask_is_the_bundles(volumes_model, tmp_path, name):
     assert len(np.unique(np.asarray(mask.dataobj))) > 1, "a mask of nothing would show nothing"
     np.testing.assert_allclose(mask.affine, affine, atol=1e-5)
     assert mask.get_data_dtype() == np.uint8
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_the_automatic_answer_says_on_which_slice_it_is_least_sure(volumes_model, tmp_path, name):
+    affine, _ = GRIDS[name]
+    image = write(tmp_path / "image.nii.gz", noise(), affine)
+    _, params = AutomaticTask(volumes_model)({"image": image, "device": "cpu", "replace": True})
+    prepared = volumes_model.prepare(image)
+    slices = prepared.as_tensor().permute(3, 0, 1, 2).float()
+    with torch.no_grad():
+        p = volumes_model.network()(fit_square(slices, 64)).softmax(dim=1).numpy()
+    doubt = (entropy(p, axis=1) * (1 - p[:, 0])).sum(axis=(1, 2))
+    turned = np.linalg.inv(affine) @ prepared.affine.numpy()
+    voxel = np.rint(turned @ [0, 0, int(doubt.argmax()), 1]).astype(int)
+    across = int(np.abs(turned[:3, 2]).argmax())
+    assert params.get("least_sure_slice") == (voxel[2] if across == 2 else None)
 
 
 def by_bundle(model, name, image, folder):

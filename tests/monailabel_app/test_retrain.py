@@ -107,11 +107,13 @@ def test_few_objects_of_many_cases_are_prompted(task, labelled, monkeypatch, cas
     several = [files[n % len(files)] for n in range(cases)]
     asked = []
 
-    def noted(network, case, name, names, at, depth, head):
+    def noted(network, case, name, names, at, depth, head, **only):
         assert (at, head) in [((1, 3), "classes"), ((1, 3), "sam")]
         numbers = case["label"].unique().tolist()[1:]
         asked.append(numbers)
-        return prompting.prompted(network, case, name, names, at=at, depth=depth, head=head)
+        objects = prompting.prompted(network, case, name, names, at, depth, head, **only)
+        assert all(set(thing.masks) == {"box", "1 click", "3 clicks"} for thing in objects), "what is asked for alone"
+        return objects
 
     monkeypatch.setattr(prompt_scores, "prompted", noted)
     parser = task.parsed({})

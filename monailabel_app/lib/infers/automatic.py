@@ -12,8 +12,10 @@ from monailabel.tasks.infer.bundle import BundleInferTask
 
 from lib.infers.answer import write_answer
 from lib.infers.finished import FinishedObjects
+from lib.infers.prompts import Placing
 from lib.names import chosen
 from lib.served_model import COMPUTING, ServedModel
+from medsaga.active_learning import unsure_pixels
 from medsaga.transforms import SaveMaskd
 
 __all__ = ["AutomaticTask"]
@@ -71,25 +73,42 @@ class AutomaticTask(BundleInferTask):
     def run_inferer(self, data: dict[str, Any], convert_to_batch: bool = True, device: str = "cpu") -> dict[str, Any]:
         with COMPUTING:
             try:
-                return super().run_inferer(data, convert_to_batch, device)
+                return self._with_doubt(data, convert_to_batch, device)
             except torch.OutOfMemoryError:
                 self.model.free_memory()
             # a slice at a time, which any GPU that can train has room for
             self.bundle_config["inferer"]["batch_size"] = 1
             self.bundle_config.parse(reset=True)
             try:
-                return super().run_inferer(data, convert_to_batch, device)
+                return self._with_doubt(data, convert_to_batch, device)
             except torch.OutOfMemoryError as err:
                 self.model.free_memory()
                 raise HTTPException(
                     503, f"The GPU has no memory left for {self.model.name}: wait until others are done, or choose cpu."
                 ) from err
 
+    def _with_doubt(self, data: dict[str, Any], convert_to_batch: bool, device: str) -> dict[str, Any]:
+        """MONAI Label's ``run_inferer``; of a volume also in which slice the network is unsure of most pixels."""
+        doubt: list[torch.Tensor] = []
+        network = self._get_network(device, data)
+        hook = network.register_forward_hook(lambda _, __, logits: doubt.append(unsure_pixels(logits).cpu()))
+        try:
+            data = super().run_inferer(data, convert_to_batch, device)
+        finally:
+            hook.remove()
+        if self.model.dimension == 3:
+            index = int(torch.cat(doubt).argmax())
+            axis, (at,) = Placing(data[self.key_image]).slices([index])
+            if axis == 2:
+                data.setdefault("result", {})["least_sure_slice"] = at
+        return data
+
     def writer(self, data: dict[str, Any], extension: Any = None, dtype: Any = None) -> tuple[str, dict[str, Any]]:
         """
         Returns:
-            the file of the mask, and the parameters of the answer: ``kept``, the classes of finished objects in it, and
-            where there are any ``own``, a second file, of the model's own mask.
+            the file of the mask, and the parameters of the answer: ``least_sure_slice``, its number along the file's
+            third axis where slices lie across that; ``kept``, the classes of finished objects in it, and where there
+            are any ``own``, a second file, of the model's own mask.
         """
         request, mask, image = {**data, "image": data["image_path"]}, data[self.key_pred], data[self.key_image]
         written = write_answer(request, mask, image, self.model.dimension)

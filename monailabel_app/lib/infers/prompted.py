@@ -23,7 +23,6 @@ from lib.names import chosen
 from lib.served_model import BEST, COMPUTING, PLANES, ServedModel, image_key
 from lib.versions import PUBLISHED
 from medsaga.inferers import PromptedSlices, SlicePrompt
-from medsaga.inferers.click_correction import without_islands
 
 __all__ = ["PromptedTask"]
 
@@ -112,7 +111,8 @@ class PromptedTask(InferTask):
             _refuse_inside(others, prompts, placing)
             prepared = time.time()
             try:
-                mask = slices.segment(prompts, self.model.labels.get(label), self.propagate)
+                protected = _all_of(others, placing)
+                mask = slices.segment(prompts, self.model.labels.get(label), self.propagate, protected)
             except ValueError as err:
                 raise HTTPException(422, f"{self.model.name}_prompt: {err}") from err
             except torch.OutOfMemoryError as err:
@@ -123,8 +123,7 @@ class PromptedTask(InferTask):
         restored = invert({"pred": MetaTensor(mask[None]), "image": image})["pred"]
         answer = restored[0].as_tensor().numpy()
         kept = [name for name, region in others.items() if region.set_in(answer, 0)]
-        if kept:
-            _without_islands(answer, prompts, placing)
+        answer[answer > 1] = 0  # left at the rim of a neighbour in an image that was resampled
         if label:
             by_slice = None if self.propagate or slices.depth == 1 else placing.slices(list(prompts))
             self.finished.keep(*of, label, answer, by_slice, bool(request.get("replace")))
@@ -164,15 +163,11 @@ def _refuse_inside(others: Mapping[str, Region], prompts: Mapping[int, SliceProm
                 )
 
 
-def _without_islands(answer: np.ndarray, prompts: Mapping[int, SlicePrompt], placing: Placing) -> None:
-    """Take away, on slices without a box, the parts that a finished object has cut off from all positive clicks."""
-    for index, prompt in prompts.items():
-        if prompt.box is not None or not prompt.inside:
-            continue
-        clicks = placing.in_file([(row, column, index) for row, column in prompt.inside])
-        if placing.rank == 3:
-            axis, (at,) = placing.slices([index])
-            plane, clicks = np.moveaxis(answer, axis, 0)[at], np.delete(clicks, axis, axis=1)
-        else:
-            plane = answer
-        plane[~without_islands(plane > 0, [(*click, True) for click in clicks.tolist()])] = 0
+def _all_of(others: Mapping[str, Region], placing: Placing) -> np.ndarray | None:
+    """The voxels of these objects, on the prepared image; None of none."""
+    if not others:
+        return None
+    taken = np.zeros(next(iter(others.values())).shape, dtype=bool)
+    for region in others.values():
+        region.set_in(taken, 1)
+    return placing.mask_in_image(taken)

@@ -10,6 +10,7 @@ import numpy as np
 from fastapi import HTTPException
 from monai.data import MetaTensor
 from monai.data.utils import to_affine_nd
+from scipy.ndimage import affine_transform
 
 from medsaga.inferers import SlicePrompt
 
@@ -36,7 +37,8 @@ class Placing:
         ours, files = (to_affine_nd(rank, np.asarray(a)) for a in (image.affine, image.meta["original_affine"]))
         self._to_image = np.linalg.inv(ours) @ files
         self._to_file = np.linalg.inv(files) @ ours
-        self._last = np.array(image.shape[1:]) - 1
+        self._shape = tuple(image.shape[1:])
+        self._last = np.array(self._shape) - 1
         self.flat = rank == 2 or image.meta["spatial_shape"][2] == 1
 
     def in_image(self, voxels: np.ndarray) -> np.ndarray:
@@ -49,6 +51,16 @@ class Placing:
         own = np.rint(np.asarray(positions, dtype=float)[:, : self.rank]).clip(0, self._last)
         found = (np.pad(own, ((0, 0), (0, 1)), constant_values=1) @ self._to_file.T)[:, : self.rank]
         return np.rint(found).astype(int)
+
+    def mask_in_image(self, mask: np.ndarray) -> np.ndarray:
+        """A mask of the file, bool (W, H) or (W, H, 1 or D), on the prepared image."""
+        mask, rank = mask.reshape(mask.shape[: self.rank]), self.rank
+        turn, start = self._to_file[:rank, :rank], self._to_file[:rank, rank]
+        axes = np.abs(turn).argmax(axis=0)
+        turned = np.flip(mask.transpose(axes), [axis for axis, own in enumerate(axes) if turn[own, axis] < 0])
+        if turned.shape == self._shape and np.allclose(turn, np.rint(turn), atol=1e-3):
+            return turned
+        return affine_transform(mask, turn, start, output_shape=self._shape, order=0)  # it has been resampled
 
     def slices(self, indices: Sequence[int]) -> tuple[int, list[int]]:
         """The file's axis across the slices of a prepared volume, and their indices along it."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from .slices import MAX_SLICES, image_area, slice_batches
 
-__all__ = ["disagreement", "mean_entropy"]
+__all__ = ["disagreement", "mean_entropy", "unsure_pixels"]
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 
@@ -22,6 +22,17 @@ _MAX_LOG_GAMMA = 0.25
 def _entropy(probabilities: torch.Tensor) -> torch.Tensor:
     """Entropy over the classes, (b, k, m, m) → (b, m, m), in units of that of k equally likely classes."""
     return torch.special.entr(probabilities).sum(dim=1) / math.log(probabilities.shape[1])
+
+
+@torch.no_grad()
+def unsure_pixels(logits: torch.Tensor) -> torch.Tensor:
+    """How much of each slice the network is unsure of, (b, k, m, m) → (b,).
+
+    The sum of what :func:`mean_entropy` takes the mean of: in pixels of the logits, each counting by its entropy and
+    by its probability of being foreground.
+    """
+    probabilities = logits.float().softmax(dim=1)
+    return (_entropy(probabilities) * (1 - probabilities[:, 0])).sum(dim=(1, 2))
 
 
 @torch.no_grad()

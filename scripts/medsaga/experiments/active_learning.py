@@ -130,7 +130,8 @@ class Session:
             shown = np.zeros_like(truth)
             for number, name in enumerate(self.class_names[1:], start=1):
                 for box in boxes(truth, number):
-                    mask = server.infer(f"{server.model}_prompt", image, roi=box, label=name)
+                    # an annotator draws each class's boxes afresh, also where an earlier class was found too large
+                    mask = server.infer(f"{server.model}_prompt", image, roi=box, label=name, replace=True)
                     shown[..., box[-1]][mask[..., box[-1]] > 0] = number
                     clicks += 2
         entry = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -122,24 +121,23 @@ class ServedAnswers:
     """What the app answers, see :class:`~medsaga.inferers.PromptedSlices`.
 
     Args:
-        network: in ``eval()``.
-        slices: the slice, (1, C, H, W).
-        head: what the network's masks are.
+        slices: the case, whose classes may lie on the same slices: each is encoded once.
+        index: of the slice.
         number: the class; None for published weights.
     """
 
-    def __init__(self, network: SamSegmenter, slices: torch.Tensor, head: str, number: int | None) -> None:
-        self.own = partial(NetworkAnswers, network, slices, 0, number)  # which encodes the slice, when it is asked for
-        self.slices = PromptedSlices(slices[0].float(), network, EmbeddingCache(), "slice", head)
-        self.number = number
+    def __init__(self, slices: PromptedSlices, index: int, number: int | None) -> None:
+        self.slices, self.index, self.number = slices, index, number
 
     def mask(self, clicks: Sequence[Click] = (), box: tuple[int, int, int, int] | None = None) -> np.ndarray:
         """The mask of the object, (H, W)."""
         if not clicks and box is None:
-            return self.own().mask()
+            pixels = self.slices.pixels(self.index)[None]
+            return NetworkAnswers(self.slices.network, pixels, 0, self.number).mask()
         sides = [tuple((float(r), float(c)) for r, c, inside in clicks if inside == side) for side in (1, 0)]
         corners = None if box is None else tuple(float(v) for v in box)
-        return self.slices.segment({0: SlicePrompt(*sides, corners)}, self.number).bool().numpy()
+        masks = self.slices.segment({self.index: SlicePrompt(*sides, corners)}, self.number)
+        return masks[..., self.index].bool().numpy()
 
 
 @torch.no_grad()
@@ -154,6 +152,8 @@ def prompted(
     served: bool = True,
     slices: int = 1,
     pixels: int = 1,
+    boxed_at: Sequence[int] = (0, 1, 2),
+    automatic: bool = True,
 ) -> list[Object]:
     """Prompt each class of a case on the slice where it is largest, and on others.
 
@@ -168,6 +168,8 @@ def prompted(
         served: measure what the app answers, else the network's own masks.
         slices: 1, or 3: also those a quarter of the class's slices from either end.
         pixels: fewest of a class on a slice; those with fewer are left out.
+        boxed_at: as ``at``, of the clicks that follow a box; 0 is the box alone.
+        automatic: also keep what a network that knows the classes finds without a prompt.
 
     Returns:
         the classes that the case shows.
@@ -175,6 +177,7 @@ def prompted(
     image, numbers = (torch.as_tensor(np.asarray(case[key])) for key in ("image", "label"))
     if image.ndim == 3:
         image, numbers = image[..., None], numbers[..., None]
+    whole = PromptedSlices(image.float(), network, EmbeddingCache(), "case", head)
     image, numbers = image.permute(3, 0, 1, 2), numbers[0].permute(2, 0, 1)
     found = []
     for number in range(1, len(class_names)):
@@ -186,7 +189,7 @@ def prompted(
         for index in dict.fromkeys([int(areas.argmax()), *quarters][:slices]):
             wanted = number if head == "classes" else None
             if served:
-                answers: Answers = ServedAnswers(network, image[index : index + 1], head, wanted)
+                answers: Answers = ServedAnswers(whole, index, wanted)
             else:
                 start = index - index % depth
                 answers = NetworkAnswers(network, image[start : start + depth], index - start, wanted)
@@ -195,13 +198,14 @@ def prompted(
                 continue
             shown = image[index].permute(1, 2, 0).numpy()
             shown = shown if shown.shape[-1] == 3 else shown[..., 0]
-            found.append(_prompted(answers, truth, at, head, Object(name, class_names[number], index, shown, truth)))
+            thing = Object(name, class_names[number], index, shown, truth)
+            if automatic and head == "classes":
+                thing.masks["automatic"] = answers.mask()
+            found.append(_prompted(answers, truth, at, boxed_at, thing))
     return found
 
 
-def _prompted(answers: Answers, truth: np.ndarray, at: Sequence[int], head: str, found: Object) -> Object:
-    if head == "classes":
-        found.masks["automatic"] = answers.mask()
+def _prompted(answers: Answers, truth: np.ndarray, at: Sequence[int], boxed_at: Sequence[int], found: Object) -> Object:
     mask = np.zeros_like(truth)
     for count in range(1, max(at) + 1):
         click = next_click(mask, truth)
@@ -213,13 +217,15 @@ def _prompted(answers: Answers, truth: np.ndarray, at: Sequence[int], head: str,
         if count in at:
             found.masks[title(count)] = mask
     found.box = box_around(truth)
-    mask = found.masks["box"] = answers.mask(box=found.box)
     clicks: list[Click] = []
-    for count in (1, 2):
-        if click := next_click(mask, truth):
+    for count in range(max(boxed_at) + 1):
+        click = next_click(mask, truth) if count else None
+        if click is not None:
             clicks.append(click)
+        if count == 0 or click is not None:
             mask = answers.mask(clicks, found.box)
-        found.masks[f"box, {title(count)}"] = mask
+        if count in boxed_at:
+            found.masks[f"box, {title(count)}" if count else "box"] = mask
     return found
 
 

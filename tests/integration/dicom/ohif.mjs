@@ -51,6 +51,8 @@ async function answered(name, method, part, action) {
     action(),
   ]);
   seen.answers[name] = response.status();
+  const place = response.headers()['medsaga-least-sure-slice'];
+  if (place) seen.leastSure = Number(place);
 }
 
 async function open(study) {
@@ -256,12 +258,6 @@ const parts = {
 
   // an automatic mask leaves what was prompted; the answer says where to look
   async automaticAgain() {
-    await page.evaluate(() => {
-      const { getAllResponseHeaders } = XMLHttpRequest.prototype;
-      XMLHttpRequest.prototype.getAllResponseHeaders = function () {
-        return `${getAllResponseHeaders.call(this)}medsaga-least-sure-slice: 3\r\n`;
-      };
-    });
     await click('Auto-Segmentation');
     await run('infer2', 'Auto-Segmentation');
     await until(() => /least sure on the slice that is shown/.test(document.body.innerText));

@@ -164,3 +164,22 @@ def test_what_cannot_be_done_is_said(cases, tmp_path):
     (tmp_path / "short.bin").write_bytes(b"\1" * 100)
     code, words = status(submit(case.series.uid, str(tmp_path / "short.bin"), VOLUME))
     assert code == 422 and "voxels" in words
+
+
+def test_what_viewers_search_for_reaches_the_store(cases):
+    """MONAI Label's own proxy drops the query of a request: any search finds everything."""
+
+    def found(path, **query):
+        answer = requests.get(f"{SERVER}/proxy/dicom/qido/{path}", params=query, timeout=60)
+        assert answer.ok, answer.text
+        return [entry["0020000D"]["Value"][0] for entry in answer.json()] if answer.content else []
+
+    study = cases["mr"].series.study
+    assert len(found("studies", limit=101, offset=0, fuzzymatching="false", includefield="00081030,00080060")) == 6
+    assert len(found("studies", limit=2)) == 2
+    assert found("studies", PatientID="PHANTOM-mr") == found("studies", StudyInstanceUID=study) == [study]
+    assert found("studies", PatientName="no such*&?#/../x") == []
+    assert found(f"studies/{study}/series", Modality="MR") == [study]
+    assert found(f"studies/{study}/series", Modality="CT") == []
+    metadata = f"{SERVER}/proxy/dicom/qido/studies/{study}/series/{cases['mr'].series.uid}/metadata"
+    assert requests.get(metadata, params={"limit": 1}, timeout=60).json() == requests.get(metadata, timeout=60).json()
