@@ -181,7 +181,7 @@ class InferFields(_SegmentFields):
     scribbles: Annotated[list[Scribble], Field(max_length=_SCRIBBLES)] | None = None
     plane: Annotated[Literal["auto", "axial", "coronal", "sagittal"] | None, BeforeValidator(_first)] = None
     replace: bool | None = None
-    roi: Annotated[list[Voxel], Field(max_length=6)] | None = None
+    roi: Annotated[list[Voxel], Field(max_length=600)] | None = None  # a hundred boxes
     label_info: Annotated[list[dict[str, Any]], Field(max_length=1000)] | None = None
     # what clients send for models of other kinds, and what has no effect here
     label_prompt: Numbers | None = None

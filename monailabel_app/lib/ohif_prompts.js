@@ -29,12 +29,13 @@ function request(organ, { dimension, config }) {
   if (lines.length)
     fields.scribbles = lines.map(({ kind, voxels }) => ({ inside: kind === 'foreground', points: voxels }));
   if ('plane' in config) fields.plane = planeAcross((boxes[0] ?? mine[0]).axis);
-  // two boxes drawn across each other are one in 3-D; of those drawn alike the last one is taken
-  if (boxes.some(box => boxes.some(other => other.axis === box.axis && other.slice !== box.slice)))
-    say('Of boxes on several slices the last one is used: set points on the others', 'warning');
-  const corners = [0, 1, 2].flatMap(across => boxes.findLast(box => box.axis === across)?.voxels ?? []);
-  const ends = end => [0, 1, 2].map(n => end(...corners.map(corner => corner[n])));
-  if (corners.length) fields.roi = [0, 1, 2].flatMap(n => [ends(Math.min)[n], ends(Math.max)[n]]);
+  // two boxes drawn across each other are one in 3-D; those drawn alike are each on its own slice
+  const across = [0, 1, 2].map(axis => boxes.findLast(box => box.axis === axis)).filter(Boolean);
+  const groups = across.length > 1 ? [across] : boxes.map(box => [box]);
+  fields.roi = groups.flatMap(group => {
+    const corners = group.flatMap(box => box.voxels);
+    return [0, 1, 2].flatMap(n => [Math.min, Math.max].map(end => end(...corners.map(corner => corner[n]))));
+  });
   return dimension === 2 ? { fields, axis, slice } : { fields };
 }
 

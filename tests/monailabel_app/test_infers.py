@@ -109,6 +109,17 @@ def test_clicks_and_boxes_are_found_where_they_were_set(volumes_model, tmp_path,
 
 
 @pytest.mark.parametrize("name", GRIDS)
+def test_several_boxes_are_each_on_their_slices(volumes_model, tmp_path, name):
+    affine, _ = GRIDS[name]
+    image = volumes_model.prepare(write(tmp_path / "image.nii.gz", noise(), affine))
+    boxes = [[3, 6, 5, 13, 2, 2], [4, 8, 4, 9, 7, 7]] if name != "sagittal, slices first" else None
+    boxes = boxes or [[2, 2, 3, 6, 5, 10], [7, 7, 4, 8, 4, 9]]
+    together = slice_prompts({"roi": boxes[0] + boxes[1]}, image)
+    assert together == {**slice_prompts({"roi": boxes[0]}, image), **slice_prompts({"roi": boxes[1]}, image)}
+    assert len(together) == 2
+
+
+@pytest.mark.parametrize("name", GRIDS)
 def test_the_automatic_mask_is_the_bundles(volumes_model, tmp_path, name):
     affine, _ = GRIDS[name]
     image = write(tmp_path / "image.nii.gz", noise(), affine)
@@ -311,7 +322,7 @@ def test_prompts_of_another_dimension_are_refused(volumes_model, xrays_model, tm
         {"background": "a"},
     ):
         assert "of 3 voxel numbers" in refused(request, image)
-    for roi in ([1, 2, 3, 4], [1, 2, 3, 4, 5], [[1, 2], [3, "x"], [5, 6]]):
+    for roi in ([1, 2, 3, 4], [1, 2, 3, 4, 5], [[1, 2], [3, "x"], [5, 6]], [1, 2, 3, 4, 5, 6, 7], [1, 2] * 5):
         assert "6 numbers" in refused({"roi": roi}, image)
 
 

@@ -37,7 +37,7 @@ class PromptedTask(InferTask):
     * ``scribbles``: lines inside and outside, ``{"inside": true, "points": [[i, j, k], ...]}``; points along them are
       clicks, after the others.
     * ``roi``: a box, first and last voxel by axis: ``[i0, i1, j0, j1, k0, k1]``, in 2-D ``[i0, i1, j0, j1]``. In a
-      volume it holds on each of its slices.
+      volume it holds on each of its slices, and more boxes may follow; on a slice the last one counts.
     * ``plane``: of the slices of a volume: ``axial``, ``coronal``, ``sagittal`` or ``auto``; the bundle's own without.
     * ``label``: name of the class that is meant. Without it, it is the class seen at the clicks.
     * ``replace``: take voxels of finished objects of other labels too (:class:`~lib.infers.finished.FinishedObjects`).

@@ -102,9 +102,10 @@ def slice_prompts(request: dict[str, Any], image: MetaTensor) -> dict[int, Slice
         along = [_along(voxels(line, f"scribbles must have points of {rank} voxel numbers")) for line in lines]
         for voxel in placing.in_image(np.concatenate([points, *along])):
             found[round(voxel[2]) if rank == 3 else 0].append((voxel[0], voxel[1]))
-    if request.get("roi"):
-        ends = list(zip(*[iter(np.ravel(request["roi"]).tolist())] * 2))  # by axis
-        corners = voxels(list(zip(*ends)), f"roi must be {2 * rank} numbers, first and last voxel by axis")
+    numbers = np.ravel(request.get("roi") or []).tolist()
+    for start in range(0, len(numbers), 6):
+        ends = list(zip(*[iter(numbers[start : start + 6])] * 2))  # by axis
+        corners = voxels(list(zip(*ends)) or [()], f"roi must be {2 * rank} numbers a box, first and last by axis")
         corners = placing.in_image(corners)
         limit = np.array(image.shape[1:]) - 1
         low, high = corners.min(axis=0).clip(0, limit), corners.max(axis=0).clip(0, limit)

@@ -72,7 +72,7 @@ def test_a_series_mask_lies_where_the_bundle_puts_it(cases, bundles, tmp_path, n
     nib.save(nib.Nifti1Image(case.series.voxels.astype(np.int16), case.series.affine), tmp_path / "image.nii.gz")
     written = by_bundle("hippocampus", bundles["hippocampus"], tmp_path / "image.nii.gz", tmp_path / "bundle")
     expected = np.asarray(nib.load(written).dataobj)
-    mask = at_series(infer("hippocampus", case.series.uid, tmp_path / "mask.nii.gz"), case.series)
+    mask = at_series(infer("hippocampus", case.series.uid, tmp_path / "mask.nii.gz", replace=True), case.series)
     assert set(np.unique(expected)) == {0, 1, 2}
     np.testing.assert_array_equal(mask, expected)
     overlap = (mask > 0) & (case.label > 0)
@@ -85,7 +85,7 @@ def test_an_xrays_mask_lies_where_the_bundle_puts_it(cases, bundles, tmp_path):
     Image.fromarray(case.series.voxels.T.astype(np.uint16)).save(tmp_path / "image.png")
     written = by_bundle("chest_xray", bundles["chest_xray"], tmp_path / "image.png", tmp_path / "bundle")
     expected = np.asarray(Image.open(written)).T
-    mask = at_series(infer("chest_xray", case.series.uid, tmp_path / "mask.nii.gz"), case.series)
+    mask = at_series(infer("chest_xray", case.series.uid, tmp_path / "mask.nii.gz", replace=True), case.series)
     assert set(np.unique(expected)) == {0, 1, 2, 3}
     np.testing.assert_array_equal(mask, expected)
 
@@ -95,7 +95,7 @@ def test_the_bundle_gives_the_same_mask_of_the_series_own_files(cases, bundles, 
     series = cases[name].series
     bundle = "chest_xray" if len(series.voxels.shape) == 2 else "hippocampus"
     written = by_bundle(bundle, bundles[bundle], series.files[0].parent, tmp_path / "bundle")
-    mask = at_series(infer(bundle, series.uid, tmp_path / "mask.nii.gz"), series)
+    mask = at_series(infer(bundle, series.uid, tmp_path / "mask.nii.gz", replace=True), series)
     expected = np.asarray(Image.open(written)).T if written.suffix == ".png" else at_series(written, series)
     assert expected.any()
     np.testing.assert_array_equal(mask, expected)
@@ -113,8 +113,10 @@ def test_a_click_segments_what_is_under_it(cases, tmp_path):
 
 def test_a_mask_can_be_had_as_seg(cases, tmp_path):
     case = cases["ct"]
-    expected = infer("hippocampus", case.series.uid, tmp_path / "mask.nii.gz")
-    seg = infer("hippocampus", case.series.uid, tmp_path / "seg.dcm", output="dicom_seg", label_info=VOLUME)
+    expected = infer("hippocampus", case.series.uid, tmp_path / "mask.nii.gz", replace=True)
+    seg = infer(
+        "hippocampus", case.series.uid, tmp_path / "seg.dcm", output="dicom_seg", replace=True, label_info=VOLUME
+    )
     seg = pydicom.dcmread(seg)
     assert [s.SegmentLabel for s in seg.SegmentSequence] == ["anterior", "posterior"]
     values = {entry["name"]: entry["idx"] for entry in VOLUME}
