@@ -254,13 +254,14 @@ class PromptedSlices:
 
     def _margin(self, index: int, prompt: SlicePrompt, target: int | None) -> torch.Tensor:
         """How much likelier the object is than all else, (H, W): above 0 it is the most likely."""
-        logits = self._prompted(index, prompt)
         if self.head != "classes":
-            return logits[0]
-        seen = logits.softmax(dim=0)
+            return self._prompted(index, prompt)[0]
+        seen = self._prompted(index, prompt if prompt.box is not None else SlicePrompt()).softmax(dim=0)
         if prompt.box is None:
-            # what is found without a prompt knows more of the shape than one point says
-            seen = seen + self._prompted(index, SlicePrompt()).softmax(dim=0)
+            # what is found without a prompt has the shape that was learnt, of which a point says little
+            row, column = self._pixel(prompt.inside[0])
+            if int(seen[:, row, column].argmax()) != target:
+                seen = seen + self._prompted(index, prompt).softmax(dim=0)
         return seen[target] - torch.cat([seen[:target], seen[target + 1 :]]).amax(dim=0)
 
     def _seen_class(self, index: int, prompt: SlicePrompt) -> int:
