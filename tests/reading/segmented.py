@@ -103,8 +103,10 @@ def by_bundle(path: Path, work: Path, picture: bool = False) -> Outcome:
 class _Stand(ServedModel):
     """A bundle that serves :class:`Bright`."""
 
+    bright = Bright()
+
     def network(self, device: str = "cpu", filename: str | None = None) -> torch.nn.Module:
-        return Bright()
+        return self.bright
 
 
 def by_app(path: Path, work: Path, picture: bool = False) -> Outcome:

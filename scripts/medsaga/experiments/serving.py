@@ -85,9 +85,14 @@ def _click_rows(server: LabelServer, depth: int, weights: str) -> Iterable[tuple
     middle, name = depth // 2, f"{server.model}_prompt"
     centre = _SIDE // 2
     first = _seconds(lambda: server.infer(name, "ct", foreground=[[centre, centre, middle]]))
+    objects = [[centre + 3 * i, centre - 5 * i, middle] for i in range(_FURTHER)]
+    other = [_seconds(lambda at=at: server.infer(name, "ct", foreground=[at])) for at in objects]
+    around = [
+        [round(centre + 8 * i * np.cos(i)), round(centre + 8 * i * np.sin(i)), middle] for i in range(_FURTHER + 1)
+    ]
     further = [
-        _seconds(lambda i=i: server.infer(name, "ct", foreground=[[centre + 3 * i, centre - 5 * i, middle]]))
-        for i in range(_FURTHER)
+        _seconds(lambda i=i: server.infer(name, "ct", foreground=around[: i + 1 : 2], background=around[1 : i + 1 : 2]))
+        for i in range(1, _FURTHER + 1)
     ]
     time.sleep(15)  # an annotator looks; the slices around are embedded meanwhile
     next_slice = [
@@ -95,7 +100,8 @@ def _click_rows(server: LabelServer, depth: int, weights: str) -> Iterable[tuple
     ]
     where = f"{_SIDE}×{_SIDE} CT slice, `vit_t`, {weights}"
     yield f"first click on a volume of {depth} slices: {where}", f"{first:.2f}"
-    yield f"further clicks, median of {_FURTHER} (longest): {where}", _median(further)
+    yield f"further clicks on the object, median of {_FURTHER} (longest): {where}", _median(further)
+    yield f"first clicks on other objects of the slice, median (longest): {where}", _median(other)
     yield f"first click on one of the next three slices, median (longest): {where}", _median(next_slice)
 
 

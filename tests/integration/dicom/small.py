@@ -32,6 +32,7 @@ def trained_bundle(name: str, folder: Path, dataset_dir: Path, epochs: int) -> P
         "num_slices": 60,
         "min_classes": 0,
         "warmup_steps": 2,
+        "prompt_probability": 0,  # so few steps are for automatic masks; clicks are corrected by the image
         "encoder_lr": 0.002,
         "lr": 0.004,
     }
