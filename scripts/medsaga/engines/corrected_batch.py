@@ -84,16 +84,14 @@ class PrepareCorrectedBatch(PrepareBatch):
     def _prompts(self, image: torch.Tensor, target: torch.Tensor, classes: torch.Tensor) -> dict[str, Any]:
         """What an annotator gives one after another, who sees each time what the network makes of it."""
         boxes = points = None
-        clicks = int(torch.randint(1, self.max_clicks + 1, ()))
+        corrections = int(torch.randint(self.max_clicks, ()))  # a box, too, may be alone
         if float(torch.rand(())) < 0.5:
             boxes = torch.stack([_box_of(mask) for mask in target]).to(image.device)
-            clicks -= 1  # the box stands for the first click, and may be alone
         else:
             points = _with_clicks(None, target, torch.zeros_like(target))
-            clicks -= 1
         masks = None
-        embedding = self.network.encode(image) if clicks else None
-        for _ in range(clicks):
+        embedding = self.network.encode(image) if corrections else None
+        for _ in range(corrections):
             given = None if points is None else (points[0].to(image.device), points[1].to(image.device))
             logits = self.network.decode(embedding, given, boxes, masks).float()
             masks = mask_prompt(logits.argmax(dim=1) == classes.view(-1, 1, 1).to(image.device))

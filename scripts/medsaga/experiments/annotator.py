@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from monai.transforms.utils import generate_spatial_bounding_box
 
-__all__ = ["GOOD_ENOUGH", "box_around", "boxes", "clicks_to_correct", "dice"]
+__all__ = ["GOOD_ENOUGH", "boxes", "clicks_to_correct", "dice"]
 
 GOOD_ENOUGH = 0.9  # Dice of a class on a slice that he leaves as it is
 _CLICKS_A_BOX = 2  # two corners
@@ -17,12 +16,6 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     """Dice of two masks; 1 where both are empty."""
     total = int(a.sum()) + int(b.sum())
     return 2 * int((a & b).sum()) / total if total else 1.0
-
-
-def box_around(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """First and last row and column of a mask (H, W): r0, c0, r1, c1."""
-    (r0, c0), (r1, c1) = generate_spatial_bounding_box(mask[None])
-    return r0, c0, r1 - 1, c1 - 1
 
 
 def boxes(truth: np.ndarray, number: int) -> Iterator[list[int]]:

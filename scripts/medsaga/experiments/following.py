@@ -17,9 +17,10 @@ from medsaga.bundle import find_bundle
 from medsaga.bundle.network import load_network
 from medsaga.files import write_json
 from medsaga.inferers import EmbeddingCache, PromptedSlices, SlicePrompt
+from medsaga.inferers.click_boxes import box_around
 from medsaga.transforms import OrientSlicesd, ReadImaged
 
-from .annotator import box_around, dice
+from .annotator import dice
 from .boxes import named_object
 from .machine import describe_machine
 

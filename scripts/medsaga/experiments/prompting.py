@@ -11,10 +11,11 @@ import torch
 from scipy.ndimage import distance_transform_edt, label
 
 from medsaga.inferers import EmbeddingCache, PromptedSlices, SlicePrompt
+from medsaga.inferers.click_boxes import box_around
 from medsaga.networks import SamSegmenter
 from medsaga.transforms import fit_square, undo_fit_square
 
-from .annotator import box_around, dice
+from .annotator import dice
 
 __all__ = ["Click", "NetworkAnswers", "Object", "ServedAnswers", "next_click", "prompted", "title"]
 

@@ -6,14 +6,21 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from monai.transforms.utils import generate_spatial_bounding_box
 
 from .click_correction import Click, Coarse, merit, without_islands
 
-__all__ = ["Box", "mask_by_boxes"]
+__all__ = ["Box", "box_around", "mask_by_boxes"]
 
 Box = tuple[float, float, float, float]
 
 _SHARES = (0.03, 0.055, 0.085, 0.13, 0.2, 0.28, 0.39)  # half the side of a square, of the image's longer side
+
+
+def box_around(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """First and last row and column of a mask (H, W), not empty: r0, c0, r1, c1."""
+    (r0, c0), (r1, c1) = generate_spatial_bounding_box(mask[None])
+    return r0, c0, r1 - 1, c1 - 1
 
 
 def mask_by_boxes(decode: Callable[[Sequence[Box]], torch.Tensor], grey: np.ndarray, click: Click) -> np.ndarray:

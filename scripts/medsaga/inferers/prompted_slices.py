@@ -9,12 +9,11 @@ from functools import partial
 
 import numpy as np
 import torch
-from monai.transforms.utils import generate_spatial_bounding_box
 
 from medsaga.networks import SamSegmenter
 from medsaga.transforms import fit_square, undo_fit_square
 
-from .click_boxes import Box, mask_by_boxes
+from .click_boxes import Box, box_around, mask_by_boxes
 from .click_correction import Click, correct, without_islands, wrong_by
 from .embedding_cache import EmbeddingCache
 from .propagation import propagate as propagate_masks
@@ -236,9 +235,7 @@ class PromptedSlices:
 
     def _around(self, target: int | None, index: int, mask: np.ndarray) -> np.ndarray:
         """The network's mask in the box around another one, bool (H, W)."""
-        (r0, c0), (r1, c1) = generate_spatial_bounding_box(mask[None])
-        box = (float(r0), float(c0), r1 - 1.0, c1 - 1.0)
-        return (self._margin(index, SlicePrompt(box=box), target) > 0).numpy()
+        return (self._margin(index, SlicePrompt(box=box_around(mask)), target) > 0).numpy()
 
     def _carved(self, index: int, mask: np.ndarray, prompt: SlicePrompt) -> np.ndarray:
         """A mask found without prompts, corrected by the negative clicks on its slice."""
