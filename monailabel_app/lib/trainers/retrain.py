@@ -21,7 +21,7 @@ from lib.trainers.stats import StatsFile, read_stats
 from lib.versions import Version, Versions
 from medsaga.bundle.errors import root_cause
 from medsaga.bundle.literals import literals
-from medsaga.data.splits import patient_of
+from medsaga.data.case import patient_of
 from medsaga.records import learnt_patients, read_record
 
 __all__ = ["RetrainTask"]

@@ -9,6 +9,8 @@ from monai.data import Dataset
 
 from medsaga.failures import Failure, failure_of
 
+from .case import files_of
+
 __all__ = ["Cases", "failure_in"]
 
 _FILE, _CAUSE = "failed_file", "failed_cause"
@@ -30,8 +32,7 @@ class Cases(Dataset):
         try:
             return super()._transform(index)
         except Exception as err:
-            files = [str(case[key]) for key in ("image", "label") if key in case]
-            failure = failure_of(err, files, "cannot be read")
+            failure = failure_of(err, files_of(case), "cannot be read")
             return {_FILE: failure.file, _CAUSE: failure.cause}
 
 

@@ -17,7 +17,9 @@ import torch
 from medsaga.reading import suffix_of
 from medsaga.reading.dicom import series_files
 
-__all__ = ["describe", "entry_name", "files_of", "recipe"]
+from .case import files_of, inputs_of
+
+__all__ = ["describe", "entry_name", "recipe"]
 
 # attributes that MONAI's transforms and readers change as they run
 _RUNTIME_STATE = {"R", "filenames", "_tracing"}
@@ -59,11 +61,6 @@ def _describe_code(code: CodeType) -> list:
     return [code.co_code.hex(), constants, list(code.co_names)]
 
 
-def files_of(case: dict) -> list[str]:
-    """Paths of a case's image and, where it has one, its label."""
-    return [str(case[key]) for key in ("image", "label") if key in case]
-
-
 def recipe(preprocessing: Callable, num_classes: int) -> str:
     """What makes an entry of a case, in a few letters."""
     return _digest([_FORMAT, describe(preprocessing), num_classes])
@@ -73,14 +70,15 @@ def entry_name(case: dict, made_by: str) -> str:
     """Name of a case's entry, ``CASE-RECIPE-STATE``: another file, or another recipe, makes another entry.
 
     Args:
-        case: with the paths ``image`` and ``label``, or ``image`` alone.
+        case: as :func:`~medsaga.data.case.files_of` takes it.
         made_by: the :func:`recipe`.
 
     Raises:
         FileNotFoundError: an image or label is not there.
     """
-    files = files_of(case)  # the label, too, because an image may come twice, with the labels of two readers
-    return f"{_digest(files)}-{made_by}-{_digest([_state(file) for file in files])}"
+    # the label, too, because an image may come twice, with the labels of two readers
+    inputs = list(inputs_of(case).values())
+    return f"{_digest(inputs)}-{made_by}-{_digest([_state(file) for file in files_of(case)])}"
 
 
 def _state(path: str) -> list:

@@ -16,8 +16,8 @@ from medsaga.reading.dicom_geometry import plane_of
 from medsaga.reading.labels import whole_numbers
 from medsaga.transforms import CheckCased, OrientSlicesd, ReadImaged
 
+from .case import files_of
 from .datalists import bids_datalist, decathlon_datalist, paired_folders_datalist
-from .entry_names import files_of
 
 __all__ = ["FoundFile", "cases_in", "check_case", "describe_case"]
 

@@ -25,7 +25,8 @@ from tqdm import tqdm
 from medsaga.failures import Failure, failure_of, listed
 from medsaga.files import write_json
 
-from .entry_names import entry_name, files_of, recipe
+from .case import files_of, inputs_of
+from .entry_names import entry_name, recipe
 
 __all__ = ["CachedCase", "cache_cases", "prepare_cases"]
 
@@ -182,7 +183,7 @@ def _arrays(case: dict, preprocessing: Callable, num_classes: int) -> dict[str, 
     Raises:
         ValueError: intensities outside [0, 1].
     """
-    data = preprocessing({key: str(case[key]) for key in ("image", "label") if key in case})
+    data = preprocessing(inputs_of(case))
     image = np.asarray(data["image"])
     is_volume = image.ndim == 4
     image = np.moveaxis(image, -1, 0) if is_volume else image[None]  # (C, H, W, D) → (D, C, H, W)
@@ -190,8 +191,8 @@ def _arrays(case: dict, preprocessing: Callable, num_classes: int) -> dict[str, 
     low, high = float(image.min()), float(image.max())
     if not (low >= -1e-3 and high <= 1 + 1e-3):
         raise ValueError(
-            f"{case['image']}: intensities from {low:g} to {high:g} after preprocessing, expected 0 to 1. Nearly all "
-            "of the image may have one value (then scale it by other percentiles), or the preprocessing does not clip."
+            f"{files_of(case)[0]}: intensities from {low:g} to {high:g} after preprocessing, expected 0 to 1. Nearly "
+            "all of the image may have one value (then scale it by other percentiles), or the preprocessing does not clip."
         )
     arrays = {"images": image.astype(np.float16), "classes": np.zeros((len(image), num_classes), dtype=bool)}
     if "label" in case:

@@ -12,6 +12,7 @@ from monai.transforms import Compose
 from monai.utils import MAX_SEED
 from torch.utils.data import Dataset
 
+from .case import files_of
 from .slice_cache import cache_cases
 
 __all__ = ["SliceDataset"]
@@ -97,7 +98,7 @@ class SliceDataset(Dataset):
         if unseen := self.unseen_classes():
             logger.warning(f"No training slice shows: {', '.join(class_names[index] for index in unseen)}.")
         if empty := self.empty_labels():
-            files = ", ".join(str(data[index]["label"]) for index in empty[:_LISTED])
+            files = ", ".join(files_of({"label": data[index]["label"]})[0] for index in empty[:_LISTED])
             more = f" and {len(empty) - _LISTED} more" if len(empty) > _LISTED else ""
             logger.warning(f"{len(empty)} of {len(data)} training labels show background only: {files}{more}.")
 

@@ -9,21 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from medsaga.reading import name_without_suffix
 from medsaga.records import learnt_patients, read_record
 
-__all__ = ["evaluation_parts", "patient_of", "split_by_patient", "training_parts"]
+from .case import patient_of
+
+__all__ = ["evaluation_parts", "split_by_patient", "training_parts"]
 
 logger = logging.getLogger(__name__)
 
 Parts = dict[str, list[dict]]
 
 _PARTS = ("train", "validation", "test")
-
-
-def patient_of(case: dict) -> str:
-    """The case's ``patient``, or its image's name where none is named (then each image is a patient of its own)."""
-    return str(case["patient"]) if "patient" in case else name_without_suffix(case["image"])
 
 
 def split_by_patient(

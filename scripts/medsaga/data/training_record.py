@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medsaga.reading import name_without_suffix
 from medsaga.records import learnt_patients, read_record
 
+from .case import case_name, patient_of
 from .slice_dataset import SliceDataset
-from .splits import patient_of
 
 __all__ = ["add_test_patients", "record_notes", "training_record"]
 
@@ -51,7 +50,7 @@ def training_record(
     _refuse_learnt(record, "validation")
     shown = dataset.shown_slices()
     slices = [
-        {"patient": patient_of(case), "case": name_without_suffix(case["image"]), "slices": shown[index]}
+        {"patient": patient_of(case), "case": case_name(case), "slices": shown[index]}
         for index, case in enumerate(train)
         if shown[index]
     ]
@@ -60,7 +59,7 @@ def training_record(
         "slices": slices,
         "class_names": list(class_names),
         "unseen_classes": [class_names[index] for index in dataset.unseen_classes()],
-        "empty_labels": [name_without_suffix(train[index]["image"]) for index in dataset.empty_labels()],
+        "empty_labels": [case_name(train[index]) for index in dataset.empty_labels()],
         "labelled": dataset.labelled,
         "seed": seed,
         "warnings": list(dataset.shortages),

@@ -1,0 +1,41 @@
+"""``python -m medsaga.bundle``: bundles for data of one's own, written, checked and handed on."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+
+from medsaga.failures import root_cause
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        words: its words; those of this process where they are None.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m medsaga.bundle", description="Bundles for data of one's own: written, checked and handed on."
+    )
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error comes from")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in ():
+        add(commands)
+    arguments = parser.parse_args(words)
+    try:
+        arguments.command(arguments)
+    except Exception as err:  # MONAI wraps what goes wrong in a config in several of its own
+        if arguments.traceback:
+            raise
+        cause = root_cause(err)
+        sys.exit(f"{type(cause).__name__}: {cause}")
+
+
+if __name__ == "__main__":
+    # what is noticed about a file stands in the report
+    warnings.simplefilter("ignore")
+    for library in ("medsaga", "monai"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    main()

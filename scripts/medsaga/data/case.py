@@ -1,0 +1,45 @@
+"""A case of a datalist: its files, its name and its patient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from medsaga.reading import name_without_suffix
+
+__all__ = ["case_name", "files_of", "inputs_of", "patient_of"]
+
+
+def inputs_of(case: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a case is read: ``image`` and, where it has one, ``label``."""
+    return {key: case[key] for key in ("image", "label") if key in case}
+
+
+def files_of(case: Mapping[str, Any]) -> list[str]:
+    """Paths of all files of a case, the image's first.
+
+    Args:
+        case: its ``image`` is a path, or a list of one path a sequence; its ``label`` a path, or for each class a path
+            or a list of paths, one an instance.
+    """
+    return [path for value in inputs_of(case).values() for path in _paths(value)]
+
+
+def _paths(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _paths(inner)
+    else:
+        yield str(value)
+
+
+def case_name(case: Mapping[str, Any]) -> str:
+    """The case's ``name``, or that of its image, of several the first, without suffix."""
+    return str(case["name"]) if "name" in case else name_without_suffix(files_of(case)[0])
+
+
+def patient_of(case: Mapping[str, Any]) -> str:
+    """The case's ``patient``, or its name where none is named (then each image is a patient of its own)."""
+    return str(case["patient"]) if "patient" in case else case_name(case)
