@@ -205,7 +205,8 @@ class MedsagaApp(MONAILabelApp):
         except Exception as err:
             logger.exception("%s on %s", request["model"], image_id)
             name = "the uploaded image" if uploaded else image_id
-            cause = str(root_cause(err)).replace(path, name)
+            # of a sequence beside it the folder, too
+            cause = str(root_cause(err)).replace(path, name).replace(f"{Path(path).parent}/", "")
             raise HTTPException(422, f"{request['model']} cannot segment {name}. {cause}") from err
 
         own = result.pop("own", written)

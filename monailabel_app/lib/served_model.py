@@ -279,7 +279,8 @@ class ServedModel:
             return self._images.get(key, lambda: preprocessing({"image": image})["image"])
         except Exception as err:
             name, cause = Path(image).name, str(root_cause(err))
-            raise HTTPException(422, f"{name} cannot be segmented. {cause.replace(image, name)}") from err
+            cause = cause.replace(f"{Path(image).parent}/", "")  # of the image, and of its sequences beside it
+            raise HTTPException(422, f"{name} cannot be segmented. {cause}") from err
 
 
 def image_key(image: str) -> str:

@@ -23,7 +23,17 @@ def colourful(path):
 
 
 @pytest.mark.parametrize(
-    ("shape", "channels"), [((16, 20), 1), ((16, 20), 3), ((16, 20, 9), 1), ((40, 20, 2), 1)], ids=str
+    ("shape", "channels"),
+    [
+        ((16, 20), 1),
+        ((16, 20), 3),
+        ((16, 20), 2),
+        ((16, 20, 9), 1),
+        ((16, 20, 9), 3),
+        ((16, 20, 9), 4),
+        ((40, 20, 2), 1),
+    ],
+    ids=str,
 )
 def test_picture_of_a_case(tmp_path, case, evaluator, shape, channels):
     label = label_map(shape)

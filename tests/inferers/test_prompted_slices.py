@@ -37,6 +37,21 @@ def test_a_slice_is_encoded_once(volume, network, monkeypatch):
     assert len(encoded) == 2
 
 
+def test_a_volume_of_several_sequences_is_segmented_by_all():
+    torch.manual_seed(0)
+    network = SamSegmenter("vit_test", image_size=64, num_classes=3, in_channels=2).eval()
+    volume = torch.rand(2, 24, 32, 6, generator=torch.Generator().manual_seed(1))
+    prompts = {4: SlicePrompt(box=(2.0, 3.0, 20.0, 27.0)), 2: SlicePrompt(inside=((8.0, 9.0),))}
+    found = slices(volume, network).segment(prompts, target=2, propagate=True)
+    assert found.shape == (24, 32, 6)
+    expected = own_mask(volume, network, "classes", boxes=torch.tensor([[5.5, 3.5, 55.5, 41.5]]))
+    box = torch.zeros(24, 32, dtype=torch.bool)
+    box[2:21, 3:28] = True
+    assert torch.equal(found[..., 4], (expected & box).to(torch.uint8)) and found[..., 4].any()
+    changed = slices(volume * torch.tensor([1.0, 0.0]).view(2, 1, 1, 1), network).segment(prompts, target=2)
+    assert not torch.equal(changed[..., 4], found[..., 4])
+
+
 def own_logits(volume, network, **prompt):
     """By a plain forward pass; 24 × 32 pixels go to 64 × 64, so that a pixel becomes two."""
     with torch.no_grad():

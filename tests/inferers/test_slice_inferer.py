@@ -41,7 +41,8 @@ def smooth(*shape):
 
 
 @pytest.mark.parametrize(
-    "shape", [(1, 1, SIZE, SIZE), (3, 3, SIZE, SIZE), (1, 1, SIZE, SIZE, 7), (2, 1, SIZE, SIZE, 5)]
+    "shape",
+    [(1, 1, SIZE, SIZE), (3, 3, SIZE, SIZE), (1, 1, SIZE, SIZE, 7), (2, 1, SIZE, SIZE, 5), (1, 4, SIZE, SIZE, 5)],
 )
 def test_slices_of_the_networks_size_are_thresholded_exactly(shape):
     image = smooth(*shape)

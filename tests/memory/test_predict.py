@@ -27,6 +27,8 @@ def test_every_bundle_takes_what_was_predicted(bundle, small):
         ("samed", {}),
         (None, {"checkpointing": "least", "update_in_backward": False}),
         (None, {"accumulation_steps": 2}),
+        (None, {"channel_names": ["FLAIR", "T1c"]}),
+        ("samed", {"channel_names": ["FLAIR", "T1", "T1c", "T2"]}),
         (None, {"precision": "bf16_weights", "state_bits": 8}),
     ],
 )

@@ -52,7 +52,7 @@ NEAR[0, 3] += 0.4
         (nan(), AFFINE, "NaN"),
         (-a_label(1).astype(np.int16), AFFINE, "-1"),
         (a_label(1).astype(np.int16) * 300, AFFINE, "300"),
-        (np.zeros((*SHAPE, 2), np.uint8), AFFINE, "4-D image with 2 volumes"),
+        (np.zeros((*SHAPE, 2), np.uint8), AFFINE, "2 channels; expected one class number"),
         (np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")]), AFFINE, "RGB"),
         (a_label(1).astype(np.complex64), AFFINE, "complex"),
     ],

@@ -37,7 +37,7 @@ def test_bundles_by_name_folder_and_all(tmp_path):
     assert [p.name for p in find_bundles("all", bundles)] == BUNDLES
     elsewhere = small_bundle(tmp_path, "spleen")
     assert find_bundles(f"hippocampus, {elsewhere}", bundles) == [(bundles / "hippocampus").resolve(), elsewhere]
-    with pytest.raises(ValueError, match="--conf models liver: no bundle. It must be all, one of amos, chest_xray"):
+    with pytest.raises(ValueError, match="--conf models liver: no bundle. It must be all, one of amos, brain_tumour"):
         find_bundles("hippocampus,liver", bundles)
 
 

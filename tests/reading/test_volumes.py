@@ -26,20 +26,21 @@ def _located(image, values):
 @pytest.mark.parametrize("row", INPUTS, ids=lambda row: row.name)
 def test_every_volume_is_right_or_refused_by_name(tmp_path, row: Input):
     path = row.make(tmp_path)
-    if row.refused:
+    if row.refused and row.channels == 1:
         with pytest.raises(ReadingError, match=row.refused) as error:
             open_volume(path).load()
         assert str(error.value).startswith(f"{path}: ")
         return
     image = open_volume(path)
     values = image.load()
-    assert values.shape == image.grid.shape
+    assert values.shape == (*image.grid.shape, *[row.channels] * (row.channels > 1))
     assert values.dtype.isnative
     assert values.flags.writeable
-    assert image.grid.placed and image.grid.unit == "mm" and image.grid.channels == 1
-    centre, ml = _located(image, values)
-    np.testing.assert_allclose(centre, row.centre, atol=1e-3)
-    assert ml == pytest.approx(row.ml, rel=1e-4)
+    assert image.grid.placed and image.grid.unit == "mm" and image.grid.channels == row.channels
+    for channel in np.moveaxis(values, -1, 0) if row.channels > 1 else [values]:
+        centre, ml = _located(image, channel)
+        np.testing.assert_allclose(centre, row.centre, atol=1e-3)
+        assert ml == pytest.approx(row.ml, rel=1e-4)
 
 
 @pytest.mark.parametrize(

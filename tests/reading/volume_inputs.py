@@ -41,6 +41,8 @@ class Input:
         centre: of the block, in mm, RAS.
         ml: its volume.
         refused: what the error says, as a regular expression; None where it is read.
+        channels: values in each voxel, each as the one of the others. More than one is read, and refused where one
+            sequence is expected.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Input:
     centre: tuple[float, float, float] = CENTRE
     ml: float = 0.64
     refused: str | None = None
+    channels: int = 1
 
 
 @dataclass(frozen=True)
@@ -289,6 +292,33 @@ def _itk_two_axes(name: str) -> Callable[[Path], Path]:
     return make
 
 
+def _itk_vectors(name: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        image = itk.image_from_array(np.ascontiguousarray(np.stack([VALUES.T] * 2, -1)), is_vector=True)
+        _place(image)
+        itk.imwrite(image, str(folder / name), compression=True)
+        return folder / name
+
+    return make
+
+
+def _itk_4d(name: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        image = itk.image_from_array(np.ascontiguousarray(np.stack([VALUES.T] * 2)))
+        _place(image, 1)
+        itk.imwrite(image, str(folder / name), compression=True)
+        return folder / name
+
+    return make
+
+
+def _place(image: itk.Image, more: int = 0) -> None:
+    """As AFFINE; further axes have spacing 1."""
+    image.SetSpacing([1, 1, 2] + [1] * more)
+    image.SetDirection(itk.matrix_from_array(np.diag([-1.0, -1, 1] + [1] * more)))
+    image.SetOrigin([0, 0, 96] + [0] * more)
+
+
 def _replaced(make: Callable[[Path], Path], old: bytes, new: bytes) -> Callable[[Path], Path]:
     def replaced(folder: Path) -> Path:
         path = make(folder)
@@ -352,7 +382,17 @@ INPUTS: Sequence[Input] = (
     Input("NIfTI header only", _truncated(_nifti(suffix=".nii"), 0.001), refused="truncated|begin"),
     Input("NIfTI not compressed", _plain_as_gz, refused="damaged"),
     Input("NIfTI liar", _liar, refused="announces 240000000 bytes"),
-    Input("NIfTI 4-D", _nifti(np.stack([VALUES] * 3, -1)), refused="4-D image with 3 volumes"),
+    Input("NIfTI 4-D", _nifti(np.stack([VALUES] * 3, -1)), refused="4-D image with 3 volumes", channels=3),
+    Input("NIfTI vectors", _nifti(np.stack([VALUES] * 2, -1)[:, :, :, None]), refused="2 volumes", channels=2),
+    Input(
+        "NIfTI 4-D, one slice",
+        _nifti(np.stack([VALUES[..., 9:10]] * 3, -1), _AXIAL),
+        (15.5, 22.5, 114),
+        0.16,
+        "3 volumes",
+        3,
+    ),
+    Input("NIfTI 5-D", _nifti(np.stack([np.stack([VALUES] * 3, -1)] * 2, -1)), refused="beyond the three axes"),
     Input("NIfTI RGB", _nifti(_RGB), refused="colours"),
     Input("NIfTI complex", _nifti(VALUES.astype(np.complex64)), refused="complex"),
     Input("NIfTI float128", _patched(70, "<2h", 1536, 128), refused="float128|cannot be read|announces"),
@@ -382,8 +422,27 @@ INPUTS: Sequence[Input] = (
     Input("NRRD in cm", _nrrd(space=_LPS, space_units=["cm"] * 3), refused="'cm'"),
     Input(
         "NRRD vectors",
-        _nrrd(np.stack([VALUES] * 3), kinds=["vector", "domain", "domain", "domain"]),
-        refused="3 values in each voxel",
+        _nrrd(
+            np.stack([VALUES] * 3),
+            kinds=["vector", "domain", "domain", "domain"],
+            space=_LPS,
+            space_directions=np.vstack([np.full((1, 3), np.nan), np.diag([-1.0, -1, 2])]),
+            space_origin=AFFINE[:3, 3],
+        ),
+        refused="4-D image with 3 volumes",
+        channels=3,
+    ),
+    Input(
+        "NRRD list behind",
+        _nrrd(np.stack([VALUES] * 2, -1), kinds=["domain", "domain", "domain", "list"], spacings=[1, 1, 2, np.nan]),
+        centre=(-15.5, -22.5, 19),
+        refused="4-D image with 2 volumes",
+        channels=2,
+    ),
+    Input(
+        "NRRD complex",
+        _nrrd(np.stack([VALUES] * 2), kinds=["complex", "domain", "domain", "domain"]),
+        refused="complex",
     ),
     Input("NRRD truncated", _truncated(_nrrd(space=_LPS)), refused="truncated"),
     Input("NRRD truncated raw", _truncated(_nrrd(space=_LPS, encoding="raw")), refused="truncated"),
@@ -396,6 +455,8 @@ INPUTS: Sequence[Input] = (
     Input("MetaImage .mhd compressed", _itk("scan.mhd")),
     Input("MetaImage float", _itk("scan.mha", values=VALUES.astype(np.float32))),
     Input("MetaImage two axes", _itk_two_axes("scan.mha"), (-17.75, -65, 0), 0.08),
+    Input("MetaImage vectors", _itk_vectors("scan.mha"), refused="4-D image with 2 volumes", channels=2),
+    Input("MetaImage 4-D", _itk_4d("scan.mha"), refused="4-D image with 2 volumes", channels=2),
     Input("MetaImage truncated", _truncated(_itk("scan.mha", compression=False)), refused="truncated"),
     Input("MetaImage compressed truncated", _truncated(_itk("scan.mha"), 0.8), refused="too early"),
     Input("MetaImage raw truncated", _truncated_raw, refused="truncated"),

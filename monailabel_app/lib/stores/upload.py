@@ -47,4 +47,8 @@ def check_image(image_id: str, file: str, ext: str, extensions: Sequence[str]) -
     if grid.rank not in (2, 3):
         raise HTTPException(422, f"{image_id}: it has the shape {grid.shape}; expected a 2-D image or one volume.")
     if grid.rank == 3 and grid.channels != 1:
-        raise HTTPException(422, f"{image_id}: each voxel has {grid.channels} values; expected one.")
+        raise HTTPException(
+            422,
+            f"{image_id}: a 4-D image with {grid.channels} volumes; expected one. Save the sequence to segment as a "
+            "file of its own, or put the file into the studies folder of a bundle that takes so many.",
+        )

@@ -132,7 +132,11 @@ class ImageScores:
                 if published.image_size != self.model.image_size:
                     # for prompts it sees images larger than the bundle does, which takes a multiple of the time
                     published = SamSegmenter(
-                        published.encoder, self.model.image_size, published.num_classes, self.model.pretrained
+                        published.encoder,
+                        self.model.image_size,
+                        published.num_classes,
+                        self.model.pretrained,
+                        in_channels=published.in_channels,
                     )
                 self._published = published.to(device).eval()
             return self._published, device

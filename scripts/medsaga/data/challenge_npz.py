@@ -14,6 +14,7 @@ from monai.transforms import MapTransform
 from monai.utils import MetaKeys, SpaceKeys
 
 from medsaga.files import replacing
+from medsaga.reading.arrays import array_shapes, is_volume, read_array, spacing_of
 
 __all__ = [
     "LoadChallengeCased",
@@ -79,51 +80,24 @@ def read_challenge_case(path: str | Path) -> dict:
     Source:
         Baseline and data format of the challenge, "Segment Anything in Medical Images on Laptop" (CVPR 2024).
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in ("imgs", "gts", "boxes", "spacing") if key in file.files}
-    except OSError as err:
-        raise err if isinstance(err, FileNotFoundError) else ValueError(f"{path} is no npz file: {err}") from err
-    except Exception as err:  # zipfile, zlib and NumPy each have their own for a damaged file
-        raise ValueError(f"{path} is damaged or holds other than arrays of numbers: {err}") from err
-    if "imgs" not in arrays:
+    shapes = array_shapes(path)
+    if "imgs" not in shapes:
         raise ValueError(f"{path}: no array 'imgs'; expected imgs, and boxes, gts and spacing where they are known.")
-    pixels = arrays["imgs"]
-    boxes, label = arrays.get("boxes"), arrays.get("gts")
-    volume = _is_volume(path, pixels, boxes, label)
-    if label is not None and label.shape != (pixels.shape if volume else pixels.shape[:2]):
-        raise ValueError(f"{path}: gts of shape {label.shape} for imgs of shape {pixels.shape}.")
+    volume = is_volume(path, "imgs", shapes, "gts")
+    arrays = {key: read_array(path, key) for key in ("imgs", "gts", "boxes", "spacing") if key in shapes}
+    pixels, boxes, label = arrays["imgs"], arrays.get("boxes"), arrays.get("gts")
     if volume:
         image = np.moveaxis(pixels, 0, -1)[None]
         label = np.moveaxis(label, 0, -1) if label is not None else None
     else:
         image = np.moveaxis(pixels, -1, 0) if pixels.ndim == 3 else pixels[None]
-    spacing = np.asarray(arrays.get("spacing", np.ones(3)), dtype=np.float64)
-    if spacing.shape != (3,) or not (spacing > 0).all():
-        raise ValueError(f"{path}: spacing {spacing.tolist()}; expected three lengths in mm, of x, y and z.")
-    affine = _affine(spacing[: image.ndim - 1])
+    affine = _affine(spacing_of(path, arrays.get("spacing"))[: image.ndim - 1])
     item = {"image": _tensor(_unit(image), affine, path), "modality": challenge_modality(path)}
     if label is not None:
         item["label"] = _tensor(label[None].astype(np.int32), affine, path)
     if boxes is not None:
         item["boxes"] = torch.from_numpy(boxes.astype(np.float32))
     return item
-
-
-def _is_volume(path: str | Path, pixels: np.ndarray, boxes: np.ndarray | None, label: np.ndarray | None) -> bool:
-    if boxes is not None:
-        if boxes.ndim != 2 or boxes.shape[1] not in (4, 6):
-            raise ValueError(f"{path}: boxes of shape {boxes.shape}; expected (N, 4) of an image, (N, 6) of a volume.")
-        volume = boxes.shape[1] == 6
-    elif label is not None:
-        volume = label.ndim == 3
-    else:
-        volume = pixels.ndim == 3 and pixels.shape[-1] != 3
-    fits = pixels.ndim == 3 if volume else pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] == 3)
-    if not fits:
-        wanted = "(D, H, W)" if volume else "(H, W, 3) or (H, W)"
-        raise ValueError(f"{path}: imgs of shape {pixels.shape}; with its boxes or gts expected {wanted}.")
-    return volume
 
 
 def _unit(image: np.ndarray) -> np.ndarray:

@@ -91,7 +91,8 @@ class OverlayPictures:
             return
         for item in engine.state.output:
             image = np.asarray(item["image"].cpu())
-            image = np.moveaxis(image, 0, -1) if image.shape[0] == 3 else image[0]
+            # RGB; of a volume, and of other numbers of channels, the first
+            image = np.moveaxis(image, 0, -1) if image.shape[0] == image.ndim == 3 else image[0]
             masks = {"reference": np.asarray(item["label"].cpu())[0], "prediction": np.asarray(item["pred"].cpu())[0]}
             path = self.output_dir / f"{case_name(item['image'])}.png"
             draw_overlay(image, masks, self.class_names, self.num_slices, path)

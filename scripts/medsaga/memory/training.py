@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from ignite.engine import Events
@@ -32,7 +32,8 @@ class Training:
     def __init__(self, parser: ConfigParser) -> None:
         parser["weights"] = None
         parser["prompt_probability"] = 0  # a few tokens more; which, depends on labels that a prediction does not have
-        batches = _RandomBatches(*map(parser.get_parsed_content, ("batch_size", "image_size", "num_classes")))
+        values = map(parser.get_parsed_content, ("batch_size", "image_size", "num_classes", "channel_names"))
+        batches = _RandomBatches(*values)
         parser["train#trainer#train_data_loader"] = batches
         parser["train#trainer#train_handlers"] = None
         parser["train#trainer#epoch_length"] = _EPOCH
@@ -69,11 +70,12 @@ class Training:
 class _RandomBatches:
     """Batches as a bundle's data loader yields them, without end."""
 
-    def __init__(self, batch_size: int, image_size: int, num_classes: int) -> None:
-        self.shape = (batch_size, 1, image_size, image_size)
+    def __init__(self, batch_size: int, image_size: int, num_classes: int, channel_names: Sequence[str]) -> None:
+        self.image_shape = (batch_size, len(channel_names), image_size, image_size)
+        self.label_shape = (batch_size, 1, image_size, image_size)
         self.num_classes = num_classes
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         while True:
-            label = torch.randint(self.num_classes, self.shape, dtype=torch.uint8)
-            yield {"image": torch.rand(self.shape), "label": label}
+            label = torch.randint(self.num_classes, self.label_shape, dtype=torch.uint8)
+            yield {"image": torch.rand(self.image_shape), "label": label}

@@ -174,7 +174,8 @@ def add_adapters(network: nn.Module, width: int, depth: int | None = None) -> No
     """Freeze a network but for what MSA trains, and add its adapters, which at first change nothing.
 
     Trained are the adapters of all encoder blocks and of the decoder's first block, and in full the decoder's second
-    block and what turns its result into masks (last attention, mask tokens, upscaling, hypernetworks).
+    block and what turns its result into masks (last attention, mask tokens, upscaling, hypernetworks), and the
+    projection of images with other than 1 or 3 channels.
 
     With ``depth`` a batch is taken as neighbouring slices, D at a time from its start (the last ones may be fewer),
     and each block attends to them too, see :class:`~medsaga.networks.depth_attention.DepthAttention`.
@@ -203,6 +204,8 @@ def add_adapters(network: nn.Module, width: int, depth: int | None = None) -> No
                 "choose blocks"
             )
     network.requires_grad_(False)
+    if network.channel_projection is not None:
+        network.channel_projection.requires_grad_(True)
     if isinstance(encoder, TinyViTEncoder):
         for stage in encoder.stages:
             for i, block in enumerate(stage.blocks):

@@ -202,28 +202,31 @@ class DAEFormer(nn.Module):
     Args:
         num_classes: number of classes k, background included.
         widths: channels of the three levels, multiples of 8.
+        in_channels: number of channels C of the images; 1 and 3 are the same network.
 
     Raises:
         ValueError: when there are fewer than two classes, or the widths are not three multiples of 8.
 
     Shape:
-        - image: (B, 1 or 3, S, S), intensities in [0, 1], S a multiple of 16; grey ones are repeated to three channels
+        - image: (B, C, S, S), intensities in [0, 1], S a multiple of 16; where C is 1 or 3, both (B, 1, S, S), repeated
+          to three channels, and (B, 3, S, S)
         - output: (B, k, S, S) logits
 
     Source:
         Azad et al., "DAE-Former: Dual Attention-guided Efficient Transformer" (arXiv 2212.13504).
     """
 
-    def __init__(self, num_classes: int, widths: Sequence[int] = _WIDTHS) -> None:
+    def __init__(self, num_classes: int, widths: Sequence[int] = _WIDTHS, in_channels: int = 1) -> None:
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"num_classes={num_classes}: it counts the background, so it must be at least 2")
         if len(widths) != 3 or any(width < 1 or width % _CHANNEL_HEADS for width in widths):
             raise ValueError(f"widths={tuple(widths)}: there must be three, multiples of {_CHANNEL_HEADS}")
+        self.channel_counts = (1, 3) if in_channels in (1, 3) else (in_channels,)
         first, second, third = widths
         self.embeddings = nn.ModuleList(
             [
-                PatchEmbedding(3, first, kernel=7, stride=4),
+                PatchEmbedding(self.channel_counts[-1], first, kernel=7, stride=4),
                 PatchEmbedding(first, second, kernel=3, stride=2),
                 PatchEmbedding(second, third, kernel=3, stride=2),
             ]
@@ -236,12 +239,14 @@ class DAEFormer(nn.Module):
         self.classifier = nn.Linear(first, num_classes)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        if image.ndim != 4 or image.shape[1] not in (1, 3) or any(side % _STRIDE for side in image.shape[2:]):
+        counts = self.channel_counts
+        if image.ndim != 4 or image.shape[1] not in counts or any(side % _STRIDE for side in image.shape[2:]):
+            wanted = " or ".join(map(str, counts))
             raise ValueError(
-                f"image has shape {tuple(image.shape)}: it must be (B, 1 or 3, S, S) with S a multiple of {_STRIDE}, "
+                f"image has shape {tuple(image.shape)}: it must be (B, {wanted}, S, S) with S a multiple of {_STRIDE}, "
                 "for example image_size=224"
             )
-        x = image.expand(-1, 3, -1, -1)
+        x = image.expand(-1, counts[-1], -1, -1)
         features = []
         for embedding, blocks in zip(self.embeddings, self.encoder):
             features.append(blocks(embedding(x)))  # (B, S/4, S/4, C), S/8, S/16

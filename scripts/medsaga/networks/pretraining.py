@@ -52,7 +52,7 @@ class MaskedAutoencoder(nn.Module):
         ValueError: when ``mask_ratio`` is not between 0 and 1 or a weight is negative; what ``SamSegmenter`` raises.
 
     Shape:
-        - image: (B, 1 or 3, S, S), intensities in [0, 1]
+        - image: (B, C, S, S), as the ``in_channels`` of ``SamSegmenter`` say, intensities in [0, 1]
         - output: (), the loss; the part of masked autoencoding is in units of intensity
 
     Source:
@@ -80,8 +80,9 @@ class MaskedAutoencoder(nn.Module):
         self.patch = 16 if size % 16 == 0 else 8
         self.grid = size // self.patch
         cell = size // self.segmenter.prompt_encoder.image_embedding_size[0]  # pixels of one embedding
-        self.mask_patch = nn.Parameter(torch.full((3, self.patch, self.patch), 0.5))
-        self.reconstruction = nn.Sequential(nn.Conv2d(256, 3 * cell**2, kernel_size=1), nn.PixelShuffle(cell))
+        channels = self.segmenter.channel_counts[-1]
+        self.mask_patch = nn.Parameter(torch.full((channels, self.patch, self.patch), 0.5))
+        self.reconstruction = nn.Sequential(nn.Conv2d(256, channels * cell**2, kernel_size=1), nn.PixelShuffle(cell))
         if shed_weight:
             cells = self.patch // cell
             self.moved = nn.Conv2d(256, 1, kernel_size=cells, stride=cells)
@@ -97,7 +98,7 @@ class MaskedAutoencoder(nn.Module):
         """
         if isinstance(image, MetaTensor):
             image = image.as_tensor()
-        image = image.expand(-1, 3, -1, -1)
+        image = image.expand(-1, self.segmenter.channel_counts[-1], -1, -1)
         masked, hidden = self.hide(image)
         loss = masked_error(self.reconstruction(self._embed(masked)), image, hidden)
         if self.emix_weight:
@@ -116,8 +117,8 @@ class MaskedAutoencoder(nn.Module):
             The images with learnt pixels in place of the hidden ones, and which these are.
 
         Shape:
-            - image: (B, 3, S, S)
-            - output: (B, 3, S, S) and (B, 1, S, S), bool
+            - image: (B, C, S, S), grey ones as three channels
+            - output: (B, C, S, S) and (B, 1, S, S), bool
         """
         hidden = self._grid_of(self._draw(image, self.mask_ratio))
         hidden = hidden.repeat_interleave(self.patch, dim=2).repeat_interleave(self.patch, dim=3)

@@ -11,16 +11,19 @@ from segment_anything.modeling import PromptEncoder
 from torch import nn
 
 from .adapters import add_adapters
+from .channel_projection import ChannelProjection
 from .checkpointing import CHECKPOINTING, is_recording
 from .encoders import build_encoder, embedding_size
 from .lora import add_lora
 from .mask_decoder import ClassMaskDecoder
-from .weights import NORMALIZATION, load_weights
+from .saved_state import NORMALIZATION
+from .weights import load_weights
 
 __all__ = ["PRECISIONS", "SamSegmenter", "mask_prompt"]
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "bf16_weights": torch.bfloat16}
 
+_ENCODER_TAKES = (1, 3)  # channels, one of them by broadcasting
 _SURE = 10.0  # logit of a mask that is given as a prompt
 
 
@@ -65,13 +68,19 @@ class SamSegmenter(nn.Module):
             ``fp32`` return float32 logits whatever the caller's autocast.
         train_prompts: train the embeddings of points, boxes and masks too, for training with prompts: LiteMedSAM's know
             boxes only. Adapters (MSA) freeze them again, as their paper has it.
+        in_channels: number of channels C of the images, such as MR sequences. One is repeated to the encoder's three,
+            three go to them as they are, so 1 and 3 are the same network. Any other number goes through a
+            :class:`~medsaga.networks.channel_projection.ChannelProjection`, which is trained with every method, in
+            the groups of :func:`~medsaga.optimizers.sam_param_groups` with the decoder. Published weights load
+            beside it.
 
     Raises:
         ValueError: when the encoder or another choice is unknown, the size does not fit it, there are fewer than two
-            classes, or the weights are of another network; when a choice of LoRA is made without ``lora_rank``.
+            classes or no channel, or the weights are of another network; when a choice of LoRA is made without
+            ``lora_rank``.
 
     Shape:
-        - image: (B, 1 or 3, S, S), intensities in [0, 1]
+        - image: (B, C, S, S), intensities in [0, 1]; where C is 1 or 3, both (B, 1, S, S) and (B, 3, S, S)
         - output: (B, k, m, m) logits at SAM's mask resolution, four times the embedding grid:
           m = S for ``vit_t``, m = S / 4 for the others
 
@@ -97,10 +106,13 @@ class SamSegmenter(nn.Module):
         offload: bool = False,
         precision: str = "fp32",
         train_prompts: bool = False,
+        in_channels: int = 1,
     ) -> None:
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"num_classes={num_classes}: it counts the background, so it must be at least 2")
+        if in_channels < 1:
+            raise ValueError(f"in_channels={in_channels}: an image has at least 1 channel")
         if checkpointing not in CHECKPOINTING:
             raise ValueError(f"checkpointing={checkpointing!r} is unknown: choose one of {', '.join(CHECKPOINTING)}")
         if precision not in PRECISIONS:
@@ -108,9 +120,13 @@ class SamSegmenter(nn.Module):
         self.encoder = encoder
         self.image_size = image_size
         self.num_classes = num_classes
+        self.in_channels = in_channels
         self.precision = precision
         self.base: str | None = None  # published weights that the loaded ones lie on, see trained_state
 
+        # numbers of channels that an image may have, the most that reach the encoder last
+        self.channel_counts = _ENCODER_TAKES if in_channels in _ENCODER_TAKES else (in_channels,)
+        self.channel_projection = None if in_channels in _ENCODER_TAKES else ChannelProjection(in_channels)
         self.image_encoder = build_encoder(encoder, image_size, checkpointing, offload)
         grid = embedding_size(encoder, image_size)
         self.prompt_encoder = PromptEncoder(
@@ -165,7 +181,7 @@ class SamSegmenter(nn.Module):
         """Segment images, optionally steered by one prompt set each: ``decode(encode(image), points, boxes, masks)``.
 
         Args:
-            image: images with intensities in [0, 1]; grey ones are repeated to three channels.
+            image: images with intensities in [0, 1].
             points: coordinates x, y in input pixels and labels: 1 inside the object, 0 outside, -1 no point (padding).
             boxes: corners x0, y0, x1, y1 in input pixels.
             masks: of the object until now, to be corrected by the other prompts: logits, as of :func:`mask_prompt`.
@@ -174,7 +190,7 @@ class SamSegmenter(nn.Module):
             Class logits.
 
         Shape:
-            - image: (B, 1 or 3, S, S)
+            - image: (B, C, S, S), as the network's ``in_channels`` says
             - points: (B, N, 2) and (B, N); boxes: (B, 4); masks: (B, 1, m, m)
             - output: (B, k, m, m)
 
@@ -193,19 +209,22 @@ class SamSegmenter(nn.Module):
             Embeddings for :meth:`decode`.
 
         Shape:
-            - image: (B, 1 or 3, S, S)
+            - image: (B, C, S, S), as the network's ``in_channels`` says
             - output: (B, 256, m / 4, m / 4)
 
         Raises:
             ValueError: when the image has another size, number of channels or an integer type.
         """
         size = self.image_size
-        if image.ndim != 4 or image.shape[1] not in (1, 3) or image.shape[2:] != (size, size):
-            raise ValueError(f"image has shape {tuple(image.shape)}: it must be (B, 1 or 3, {size}, {size})")
+        if image.ndim != 4 or image.shape[1] not in self.channel_counts or image.shape[2:] != (size, size):
+            wanted = " or ".join(map(str, self.channel_counts))
+            raise ValueError(f"image has shape {tuple(image.shape)}: it must be (B, {wanted}, {size}, {size})")
         if not image.is_floating_point():
             raise ValueError(f"image is of type {image.dtype}: scale it to floating point intensities in [0, 1]")
         if isinstance(image, MetaTensor):
             image = image.as_tensor()  # whose metadata each layer would copy, and operators of our own not know
+        if self.channel_projection is not None:
+            image = self.channel_projection(image)
         # A grey image gains its three channels here by broadcasting.
         with self._autocast(image.device):
             return self.image_encoder((image - self.pixel_mean) / self.pixel_std)

@@ -1,8 +1,9 @@
 from .image import Grid, ImageFile, ReadingError, max_image_bytes, reason
-from .names import PICTURES, VOLUMES, name_without_suffix, suffix_of
+from .names import ARRAYS, PICTURES, VOLUMES, name_without_suffix, suffix_of
 from .open import open_image
 
 __all__ = [
+    "ARRAYS",
     "PICTURES",
     "VOLUMES",
     "Grid",

@@ -72,6 +72,19 @@ class Grid:
         distance = np.linalg.norm(((first - second) @ corners)[:-1], axis=0).max()
         return float(distance / np.linalg.norm(first[:-1, :-1], axis=0).min())
 
+    def covered_by(self, other: Grid) -> float:
+        """Share of this volume's voxels whose centres lie in voxels of another."""
+        columns, rows, slices = np.ogrid[tuple(slice(n) for n in self.shape)]
+        to_other = np.linalg.inv(other.affine) @ self.affine
+        inside = 0
+        for index in slices.ravel():  # a slice at a time, in a slice's memory
+            within = np.ones(self.shape[:2], dtype=bool)
+            for (a, b, c, d), length in zip(to_other, other.shape):
+                at = (a * columns + b * rows)[..., 0] + c * index + d
+                within &= (at >= -0.5) & (at <= length - 0.5)
+            inside += int(within.sum())
+        return inside / int(np.prod(self.shape))
+
 
 @dataclass(frozen=True)
 class ImageFile:

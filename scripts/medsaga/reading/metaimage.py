@@ -49,8 +49,8 @@ def metaimage_header(path: Path) -> StoredVolume:
         raise ReadingError(f"{path}: its header gives {len(shape)} sizes (DimSize) for {rank} axes (NDims).")
     kind = _value(path, fields, "ElementType")
     channels = int(fields.get("ElementNumberOfChannels", 1))
-    if channels != 1 or kind.endswith("_ARRAY"):
-        raise ReadingError(f"{path}: {channels} values in each voxel; expected one.")
+    if channels != 1:
+        shape, kind = (channels, *shape), kind.removesuffix("_ARRAY")
     if kind not in _DTYPES:
         raise ReadingError(f"{path}: its values are of type {kind!r}; expected one of {', '.join(_DTYPES)}.")
     if not _true(fields, "BinaryData", default=True):
@@ -78,6 +78,7 @@ def metaimage_header(path: Path) -> StoredVolume:
         file=data_file,
         start=None if skip == -1 else start + skip,
         compression="zlib" if compressed else "",
+        channel_axis=0 if channels != 1 else None,
     )
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-__all__ = ["PICTURES", "SUFFIXES", "VOLUMES", "is_series", "name_without_suffix", "suffix_of"]
+__all__ = ["ARRAYS", "PICTURES", "SUFFIXES", "VOLUMES", "is_series", "name_without_suffix", "suffix_of"]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")  # without a place in space
 VOLUMES = (".nii", ".nii.gz", ".nrrd", ".seg.nrrd", ".nhdr", ".mha", ".mhd")
 
+ARRAYS = (".npz", ".h5", ".npy.h5")  # an image and its label in one file
+
 # known suffixes only: everything else after a dot is part of a name (A.Huber, DICOM's 1.2.840.113619.2.55.10)
-SUFFIXES = tuple(sorted((*PICTURES, *VOLUMES, ".dcm", ".dicom", ".ima", ".npz", ".gz"), key=len)[::-1])
+SUFFIXES = tuple(sorted((*PICTURES, *VOLUMES, *ARRAYS, ".dcm", ".dicom", ".ima", ".gz"), key=len)[::-1])
 
 
 def suffix_of(path: str | Path) -> str:

@@ -39,6 +39,7 @@ _TO_RAS = {
     "lps": (-1, -1, 1),
     "": (-1, -1, 1),  # as ITK takes it
 }
+_NO_CHANNELS = ("complex", "matrix", "quaternion")  # parts of kinds whose values mean nothing one by one
 _SPATIAL_KINDS = ("domain", "space", "???", "none", "")
 
 
@@ -61,6 +62,8 @@ def nrrd_header(path: Path) -> StoredVolume:
     if header.get("dimension", len(sizes)) != len(sizes):
         raise ReadingError(f"{path}: its header gives {len(sizes)} sizes for {header['dimension']} axes.")
     affine, axes, notices = _affine(path, header, sizes)
+    channels = _channel_axis(path, header, sizes, axes)
+    kept = sorted([*axes, *([] if channels is None else [channels])])
     dtype = _dtype(path, header)
     compression = _COMPRESSIONS.get(str(header["encoding"]).lower())
     if compression is None:
@@ -74,13 +77,14 @@ def nrrd_header(path: Path) -> StoredVolume:
     if (name := header.get("data file", header.get("datafile"))) is not None:
         data_file, start = data_file_beside(path, str(name)), 0
     return StoredVolume(
-        shape=tuple(sizes[axis] for axis in axes),
+        shape=tuple(sizes[axis] for axis in kept),
         dtype=dtype,
         affine=affine,
         file=data_file,
         start=None if skip == -1 else start,
         skip=max(skip, 0),
         compression=compression,
+        channel_axis=None if channels is None else kept.index(channels),
         notices=notices,
     )
 
@@ -108,11 +112,10 @@ def _affine(
             "left-posterior-superior."
         )
     notices = []
-    kinds = [str(kind).lower() for kind in header.get("kinds", [""] * len(sizes))]
+    kinds = _kinds(header, sizes)
     directions = header.get("space directions")
     if directions is None:
         axes = [axis for axis, kind in enumerate(kinds) if kind in _SPATIAL_KINDS or sizes[axis] == 1]
-        _refuse_values(path, sizes, axes, kinds)
         spacings = np.asarray(header.get("spacings", np.ones(len(sizes))), dtype=np.float64)
         if np.any(np.nan_to_num(np.asarray(header.get("axis mins", 0), dtype=np.float64))):
             raise ReadingError(
@@ -126,7 +129,6 @@ def _affine(
     else:
         rows = [None if row is None else np.asarray(row, dtype=np.float64) for row in directions]
         axes = [axis for axis, row in enumerate(rows) if row is not None and not np.isnan(row).all()]
-        _refuse_values(path, sizes, axes, kinds)
         matrix = np.stack([rows[axis] for axis in axes], axis=1)
         if not space:
             notices.append(f"{path}: its header names no space; it is taken as left-posterior-superior.")
@@ -144,18 +146,25 @@ def _affine(
     return affine, axes, tuple(notices)
 
 
-def _refuse_values(path: Path, sizes: tuple[int, ...], axes: list[int], kinds: list[str]) -> None:
+def _kinds(header: Mapping[str, Any], sizes: tuple[int, ...]) -> list[str]:
+    return [str(kind).lower() for kind in header.get("kinds", [""] * len(sizes))]
+
+
+def _channel_axis(path: Path, header: Mapping[str, Any], sizes: tuple[int, ...], axes: list[int]) -> int | None:
+    """The axis that is none in space: a list of values in each voxel. None where there is none."""
     others = [axis for axis in range(len(sizes)) if axis not in axes and sizes[axis] != 1]
     if others and path.name.lower().endswith(".seg.nrrd"):
         raise ReadingError(
             f"{path}: a segmentation with {sizes[others[0]]} layers (.seg.nrrd); expected one class number for each "
             "voxel. In Slicer, export it to a labelmap and save that as NIfTI."
         )
-    if others:
+    kinds = [_kinds(header, sizes)[axis] or "none" for axis in others]
+    if len(others) > 1 or any(kind in name for kind in _NO_CHANNELS for name in kinds):
         raise ReadingError(
-            f"{path}: {sizes[others[0]]} values in each voxel (axis {others[0]}, kind {kinds[others[0]] or 'none'!r}); "
-            "expected one. Save the one to segment as a file of its own."
+            f"{path}: axes {', '.join(map(str, others))} of its values, of kind {', '.join(kinds)}, are none in space; "
+            "expected at most one, a list of values. Save the one to segment as a file of its own."
         )
+    return others[0] if others else None
 
 
 def _refuse_units(path: Path, header: Mapping[str, Any]) -> None:

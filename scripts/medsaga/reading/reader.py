@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from monai.data.utils import to_affine_nd
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from .image import ImageFile
-from .labels import whole_numbers
 from .open import open_image
 
 __all__ = ["MedicalImageReader"]
@@ -22,17 +21,17 @@ logger = logging.getLogger(__name__)
 
 
 class MedicalImageReader(ImageReader):
-    """MONAI reader of everything that :func:`~medsaga.reading.open_image` opens.
+    """MONAI reader of everything that is opened here.
 
     Hand it to ``LoadImage`` at the call, as :class:`~medsaga.transforms.ReadImaged` does: a reader that is only
     registered there is followed by MONAI's own, which read what this one refuses.
 
     Args:
-        label: the values are class numbers: floats within 1e-3 of whole numbers are rounded, others refused.
+        open_file: from a path to the image, such as :func:`~medsaga.reading.open_image`.
     """
 
-    def __init__(self, label: bool = False) -> None:
-        self.label = label
+    def __init__(self, open_file: Callable[[PathLike], ImageFile] = open_image) -> None:
+        self.open_file = open_file
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         return True  # a DICOM file may be called anything
@@ -40,17 +39,16 @@ class MedicalImageReader(ImageReader):
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> tuple[ImageFile, np.ndarray]:
         """
         Args:
-            data: file or folder, see :func:`~medsaga.reading.open_image`.
+            data: file or folder.
 
         Raises:
             FileNotFoundError, ReadingError: naming the file.
         """
         (path,) = ensure_tuple(data)
-        image = open_image(path, self.label)
+        image = self.open_file(path)
         for notice in image.notices:
             logger.warning(notice)
-        values = image.load()
-        return image, whole_numbers(values, path) if self.label else values
+        return image, image.load()
 
     def get_data(self, img: tuple[ImageFile, np.ndarray]) -> tuple[np.ndarray, dict[str, Any]]:
         """

@@ -40,6 +40,7 @@ class StoredVolume:
         start: bytes of ``file`` before the stream of values; None: the values are its last bytes.
         skip: decoded bytes before the values.
         compression: ``zlib`` (also gzip), ``bz2`` or none.
+        channel_axis: the axis of ``shape`` along which the values of one voxel lie; None: no axis of the first three.
         slope, intercept: the values mean ``slope · value + intercept``; None for values as they are.
         notices: sentences, each naming the file.
     """
@@ -51,6 +52,7 @@ class StoredVolume:
     start: int | None = 0
     skip: int = 0
     compression: str = ""
+    channel_axis: int | None = None
     slope: float | None = None
     intercept: float = 0.0
     notices: tuple[str, ...] = ()

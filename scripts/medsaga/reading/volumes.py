@@ -28,6 +28,9 @@ _HEADERS = {
 def open_volume(path: Path, label: bool = False) -> ImageFile:
     """Read and check the header of a volume; one slice, (W, H), is a volume of one slice, (W, H, 1).
 
+    A fourth axis, the fifth of a NIfTI of vectors, and several values in each voxel are channels: the sequences of one
+    examination, time points, or the classes of a one-hot label.
+
     Values keep their type, in the machine's byte order; rescaled ones are float32. :func:`replace_padding` is applied
     to images; what it replaced is known, and logged, only when the values are read.
 
@@ -43,8 +46,8 @@ def open_volume(path: Path, label: bool = False) -> ImageFile:
     try:
         with np.errstate(all="ignore"):  # numbers that fit no type are refused below
             stored = read_header(path)
-        shape = _volume_shape(path, stored.shape)
-        check_size(path, shape)
+        shape, channels, axis = _layout(path, stored)
+        check_size(path, stored.shape)
         _check_type(path, stored.dtype)
         _check_affine(path, stored.affine)
         check_stored(path, stored)
@@ -52,21 +55,26 @@ def open_volume(path: Path, label: bool = False) -> ImageFile:
         raise
     except Exception as err:  # of a library that can make nothing of a damaged header
         raise ReadingError(f"{path}: its header cannot be read: {reason(err)}.") from err
-    return ImageFile(Grid(shape, stored.affine), partial(_load, path, stored, shape, label), stored.notices)
+    values_shape = (*shape, channels) if channels > 1 else shape
+    load = partial(_load, path, stored, axis, values_shape, label)
+    return ImageFile(Grid(shape, stored.affine, channels), load, stored.notices)
 
 
-def _volume_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Three axes: those of length 1 are left out at the end, or added."""
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) > 3:
-        count = int(np.prod(shape[3:], dtype=object))
+def _layout(path: Path, stored: StoredVolume) -> tuple[tuple[int, int, int], int, int | None]:
+    """Shape of the volume, number of channels, and their axis in the file: the one beyond three that is not of 1."""
+    shape, axis = stored.shape, stored.channel_axis
+    spatial = [i for i in range(len(shape)) if i != axis]
+    beyond = [i for i in spatial[3:] if shape[i] != 1]
+    if len(beyond) + (axis is not None) > 1:
         raise ReadingError(
-            f"{path}: {len(shape)}-D image with {count} volumes; save the one to segment as a file of its own."
+            f"{path}: its header gives the shape {shape}; beyond the three axes in space expected one, of sequences or "
+            "classes. Save what is to be segmented as a file of its own."
         )
-    if len(shape) < 2:
+    if len(spatial) < 2:
         raise ReadingError(f"{path}: its header gives the shape {shape}; expected an image of two or three axes.")
-    return shape if len(shape) == 3 else (*shape, 1)
+    axis = beyond[0] if beyond else axis
+    columns, rows, slices = ([shape[i] for i in spatial[:3]] + [1])[:3]
+    return (columns, rows, slices), 1 if axis is None else shape[axis], axis
 
 
 def _check_type(path: Path, dtype: np.dtype) -> None:
@@ -91,10 +99,15 @@ def _check_affine(path: Path, affine: np.ndarray) -> None:
         )
 
 
-def _load(path: Path, stored: StoredVolume, shape: tuple[int, ...], label: bool) -> np.ndarray:
+def _load(
+    path: Path, stored: StoredVolume, channel_axis: int | None, shape: tuple[int, ...], label: bool
+) -> np.ndarray:
     try:
         check_stored(path, stored)
-        values = read_stored(path, stored).reshape(shape, order="F")
+        values = read_stored(path, stored)
+        if channel_axis is not None:
+            values = np.moveaxis(values, channel_axis, -1)
+        values = values.reshape(shape, order="F")
     except (ReadingError, FileNotFoundError):
         raise
     except (OSError, MemoryError) as err:
@@ -105,7 +118,8 @@ def _load(path: Path, stored: StoredVolume, shape: tuple[int, ...], label: bool)
             values *= np.float32(stored.slope)
             values += np.float32(stored.intercept)
     if not label and values.dtype.kind in "if":
-        values, notice = replace_padding(values, path)
-        if notice:
-            _LOGGER.warning(notice)
+        for channel in np.moveaxis(values, -1, 0) if values.ndim > 3 else [values]:
+            _, notice = replace_padding(channel, path)  # in place
+            if notice:
+                _LOGGER.warning(notice)
     return values

@@ -13,7 +13,7 @@ from monai.data.utils import to_affine_nd
 from monai.transforms import Transform
 from monai.utils import convert_to_dst_type
 
-from medsaga.reading import Grid
+from medsaga.reading import Grid, ReadingError
 from medsaga.reading.labels import class_numbers, whole_numbers
 
 __all__ = ["CheckCased"]
@@ -32,18 +32,22 @@ class CheckCased(Transform):
 
     Args:
         num_classes: number of classes including background; label values are 0 to ``num_classes - 1``.
-        image_key: key of the image, (C, H, W) or (1, H, W, D).
+        num_channels: that the image must have, one for each sequence. With 1 a 2-D image may also be RGB.
+        image_key: key of the image, (C, H, W) or (C, H, W, D).
         label_key: key of the label, (1, H, W) or (1, H, W, D); not looked for where the data has no such key.
 
     Raises:
-        ValueError: naming the file, when the image has other than 2 or 3 spatial dimensions or (as a 4-D file does)
-            several channels in 3-D, neither 1 nor 3 channels in 2-D, NaN or infinite values, or no contrast at all;
+        ValueError: naming the file, when the image has other than 2 or 3 spatial dimensions, another number of
+            channels, NaN or infinite values, or no contrast at all;
             when the label's shape differs from the image's, it holds values outside the classes, or its header puts it
             elsewhere in space by more than half a voxel.
     """
 
-    def __init__(self, num_classes: int, image_key: str = "image", label_key: str = "label") -> None:
+    def __init__(
+        self, num_classes: int, num_channels: int = 1, image_key: str = "image", label_key: str = "label"
+    ) -> None:
         self.num_classes = num_classes
+        self.num_channels = num_channels
         self.image_key = image_key
         self.label_key = label_key
 
@@ -59,13 +63,7 @@ class CheckCased(Transform):
         channels, spatial = image.shape[0], tuple(image.shape[1:])
         if len(spatial) not in (2, 3):
             raise ValueError(f"{name}: {len(spatial)} spatial dimensions {spatial}; expected a 2-D image or a volume.")
-        if len(spatial) == 3 and channels != 1:
-            raise ValueError(
-                f"{name}: a 4-D image with {channels} volumes of shape {spatial}; expected one volume. Save the time "
-                "point or sequence to segment as a file of its own."
-            )
-        if len(spatial) == 2 and channels not in (1, 3):
-            raise ValueError(f"{name}: {channels} channels; expected 1 (grey) or 3 (RGB).")
+        self._check_channels(name, channels, len(spatial))
         # one pass over the voxels: NaN and infinities show in the extremes
         low, high = (float(extreme) for extreme in torch.aminmax(image))
         if not (math.isfinite(low) and math.isfinite(high)):
@@ -73,6 +71,22 @@ class CheckCased(Transform):
             raise ValueError(f"{name}: {bad} of {image.numel()} values are NaN or infinite; clean the image first.")
         if low == high:
             raise ValueError(f"{name}: every value is {low}; the image is empty.")
+
+    def _check_channels(self, name: str, channels: int, rank: int) -> None:
+        wanted = self.num_channels
+        if channels == wanted or (wanted == 1 and channels == 3 and rank == 2):
+            return
+        if wanted > 1:
+            raise ReadingError(
+                f"{name}: {channels} channel{'s' if channels > 1 else ''}; this bundle takes {wanted} sequences, in "
+                "the order of its channel_names: a file of each, or one file with all as channels."
+            )
+        if rank == 3:
+            raise ReadingError(
+                f"{name}: a 4-D image with {channels} volumes; this bundle takes 1 sequence. Save the time point or "
+                "sequence to segment as a file of its own."
+            )
+        raise ReadingError(f"{name}: {channels} channels; expected 1 (grey) or 3 (RGB).")
 
     def _check_label(self, label: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         name = _name(label, self.label_key)

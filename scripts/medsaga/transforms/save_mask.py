@@ -12,7 +12,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import ITKWriter, MetaTensor, PILWriter
 from monai.data.utils import to_affine_nd
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, SaveImaged
 
 from medsaga.dicom_seg import write_seg
 from medsaga.files import replacing
@@ -141,6 +141,9 @@ def _write_itk(values: np.ndarray, affine: np.ndarray, path: Path) -> None:
 def _write_png(values: np.ndarray, affine: np.ndarray, path: Path) -> None:
     PILWriter.create_backend_obj(values[..., 0], dtype=np.uint8, scale=None).save(path)
 
+
+# MONAI Label leaves out what saves in a bundle, SaveImaged, and writes masks itself
+SaveImaged.register(SaveMaskd)
 
 _SEG = ".dcm"
 _WRITERS: dict[str, Callable[[np.ndarray, np.ndarray, Path], None]] = {
