@@ -8,7 +8,7 @@ from torch import nn
 
 from medsaga.networks import SamSegmenter, load_weights
 from medsaga.networks.merge import merge_file
-from medsaga.networks.weights import read_state
+from medsaga.networks.saved_state import read_state
 from medsaga.records import learnt_patients, read_record, record_of, with_record
 
 RECORD = {"train": ["b", "a"], "learnt_before": ["c"], "labelled": True, "seed": 0, "none": None, "rate": 0.5}

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["learnt_patients", "read_checkpoint", "read_record", "record_of", "with_record"]
+from .checkpoints import read_checkpoint
+
+__all__ = ["learnt_patients", "read_record", "record_of", "with_record"]
 
 Record = dict[str, Any]
 
@@ -62,28 +64,6 @@ def read_record(path: str | Path) -> Record | None:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. If it is a bundle's model, train the bundle first.")
     return record_of(read_checkpoint(path, mapped=True))
-
-
-def read_checkpoint(path: Path, mapped: bool = False) -> Any:
-    """The content of a file that ``torch.save`` has written, on the CPU.
-
-    Args:
-        path: the file.
-        mapped: leave the tensors on the disk, for who wants something else of the file.
-
-    Raises:
-        ValueError: it is damaged, or holds other than tensors and plain values.
-    """
-    try:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        except RuntimeError:
-            if not mapped:
-                raise
-            return torch.load(path, map_location="cpu", weights_only=True)  # torch's format of before 1.6
-    except Exception as error:  # torch's reader has a dozen kinds for damaged files: IndexError, zipfile's, pickle's
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{path} cannot be read: it is damaged or no checkpoint of tensors only ({reason})") from error
 
 
 def learnt_patients(record: Record | None) -> set[str]:

@@ -287,3 +287,24 @@ def test_a_metric_over_nothing_is_no_number(folder, tmp_path, caplog):
     run("evaluating", "hippocampus", "train", "evaluate", **options)
     summary = json.loads((tmp_path / "output" / "evaluation" / "metrics.json").read_text())
     assert summary["mean"]["hd95"] == {"mean": None, "std": None, "n": 0}
+
+
+# --- what a user reads last ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("run_id", "files", "said"),
+    [
+        ("training", ["train"], "FileNotFoundError: "),
+        ("evaluating", ["train", "evaluate"], "FileNotFoundError: "),
+        ("evaluating", ["inference"], "FileNotFoundError: "),
+    ],
+)
+def test_the_cause_is_the_last_line_without_a_traceback(run_id, files, said, tmp_path):
+    options = {**paths("hippocampus", tmp_path / "nowhere", tmp_path), "device": "$torch.device('cpu')"}
+    process = start(command(run_id, "hippocampus", *files, **options), tmp_path / "log", OMP_NUM_THREADS="1")
+    assert process.wait(300) == 1
+    lines = (tmp_path / "log").read_text().strip().splitlines()
+    assert lines[-1].startswith(said) and str(tmp_path) in lines[-1]
+    assert not any(line.startswith(("Traceback", "  File")) for line in lines)
+    assert any("--traceback true" in line for line in lines)

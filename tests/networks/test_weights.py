@@ -352,8 +352,13 @@ def train(network):
 
 @pytest.mark.parametrize(
     "options",
-    [{"lora_rank": 4}, {"lora_rank": 4, "lora_decoder": True, "lora_mlp": True}, {}],
-    ids=["samed", "samed_s", "all weights"],
+    [
+        {"lora_rank": 4},
+        {"lora_rank": 4, "lora_decoder": True, "lora_mlp": True},
+        {},
+        {"lora_rank": 4, "in_channels": 2},
+    ],
+    ids=["samed", "samed_s", "all weights", "two channels"],
 )
 @pytest.mark.parametrize("precision", ["fp32", "bf16_weights"])
 def test_what_was_trained_is_enough(base, tmp_path, options, precision):

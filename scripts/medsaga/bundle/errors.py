@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+import time
+import warnings
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 
 from medsaga.failures import CasesFailedError, root_cause
@@ -10,21 +16,40 @@ from medsaga.failures import CasesFailedError, root_cause
 __all__ = ["root_cause", "show_root_cause"]
 
 
-def show_root_cause() -> None:
-    """End the report of an uncaught error with what caused it.
+def show_root_cause(traceback: bool = False) -> None:
+    """Report an uncaught error by its cause, as the last line.
 
     MONAI wraps what goes wrong in a config once for each level ("Failed to evaluate ...", "applying transform ..."), so
-    that the last line of the traceback, which people read, says least. Of cases that failed the report is their list
-    alone. Called from a config's ``initialize``.
+    that the last line of the traceback, which people read, says least. Called from a config's ``initialize``.
+
+    Args:
+        traceback: also show where in the code it comes from, before the cause. Of cases that failed the report is their
+            list alone.
     """
-    sys.excepthook = _report
+    sys.excepthook = partial(_report, traceback=traceback)
 
 
-def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    cause = root_cause(error)
-    if isinstance(cause, CasesFailedError):
-        print(f"\n{cause}", file=sys.stderr)
+def _report(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None, traceback: bool = False
+) -> None:
+    # what was printed until now comes before, and nothing after: libraries warn as the process ends
+    sys.stdout.flush()
+    warnings.simplefilter("ignore")
+    if issubclass(kind, KeyboardInterrupt) and not traceback:
+        print("\nInterrupted.", file=sys.stderr)
         return
-    sys.__excepthook__(kind, error, trace)
-    if cause is not error:
-        print(f"\nThe cause: {type(cause).__name__}: {cause}", file=sys.stderr)
+    cause = root_cause(error)
+    text = str(cause) if isinstance(cause, CasesFailedError) else f"{type(cause).__name__}: {cause}"
+    if traceback:
+        sys.__excepthook__(kind, error, trace)
+    elif not isinstance(cause, CasesFailedError):
+        print("\nThe run failed. Where in the code: --traceback true.", file=sys.stderr)
+    print(f"\n{text}", file=sys.stderr, flush=True)
+    _tell_torchrun(text)
+
+
+def _tell_torchrun(text: str) -> None:
+    """Give the cause to torchrun, which otherwise ends with a report of its own that does not name it."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        more = {"py_callstack": text, "timestamp": str(int(time.time()))}
+        Path(file).write_text(json.dumps({"message": {"message": text, "extraInfo": more}}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from segment_anything.modeling.image_encoder import Attention as ExplicitAttention
@@ -10,7 +11,7 @@ from segment_anything.modeling.image_encoder import get_rel_pos
 from segment_anything.modeling.transformer import Attention as ExplicitTwoWayAttention
 from torch.nn import functional as F
 
-__all__ = ["RelPosAttention", "TwoWayAttention", "folded_attention", "tiled_attention"]
+__all__ = ["RelPosAttention", "TwoWayAttention", "folded_attention", "tiled_attention", "unit_vectors"]
 
 # Scores that the tiled form holds at a time: 4 MiB in float32, about what a core's caches hold.
 _TILE = 1 << 20
@@ -64,7 +65,9 @@ class TwoWayAttention(ExplicitTwoWayAttention):
 # --- by fused kernels -----------------------------------------------------------------------------------------------
 
 
-def folded_attention(qkv: torch.Tensor, table_h: torch.Tensor, table_w: torch.Tensor) -> torch.Tensor:
+def folded_attention(
+    qkv: torch.Tensor, table_h: torch.Tensor, table_w: torch.Tensor, units: torch.Tensor | None = None
+) -> torch.Tensor:
     """Attention with decomposed relative positions as one plain scaled dot product of wider heads.
 
     The score of query i and key j in row y and column x, ``scale q_i·k_j + h_i[y] + w_i[x]``, is the inner product of
@@ -75,6 +78,7 @@ def folded_attention(qkv: torch.Tensor, table_h: torch.Tensor, table_w: torch.Te
         qkv: queries, keys and values.
         table_h: position vectors of the H rows as seen from each row (``get_rel_pos``).
         table_w: position vectors of the W columns as seen from each column.
+        units: :func:`unit_vectors` of H and W; None makes them.
 
     Returns:
         The heads' results.
@@ -86,9 +90,9 @@ def folded_attention(qkv: torch.Tensor, table_h: torch.Tensor, table_w: torch.Te
     height, width, _, _, dim = qkv.shape[1:]
     q, k, v = qkv.permute(3, 0, 4, 1, 2, 5).unbind(0)  # (B, n, H, W, d) each
     rel_h, rel_w = _positions(q, table_h, table_w)
-    rows = torch.eye(height, dtype=k.dtype, device=k.device)[:, None].expand(-1, width, -1)
-    columns = torch.eye(width, dtype=k.dtype, device=k.device).expand(height, -1, -1)
-    units = torch.cat([rows, columns], dim=-1).expand(*k.shape[:2], -1, -1, -1)
+    if units is None:
+        units = unit_vectors(height, width, dtype=k.dtype, device=k.device)
+    units = units.expand(*k.shape[:2], -1, -1, -1)
     wide_q = torch.cat([q * dim**-0.5, rel_h, rel_w], dim=-1).flatten(2, 3)
     wide_k = torch.cat([k, units], dim=-1).flatten(2, 3)
     wide_v = v.flatten(2, 3)
@@ -97,6 +101,12 @@ def folded_attention(qkv: torch.Tensor, table_h: torch.Tensor, table_w: torch.Te
     wide_q, wide_k, wide_v = (F.pad(x, (0, wide - x.shape[-1])) for x in (wide_q, wide_k, wide_v))
     out = F.scaled_dot_product_attention(wide_q, wide_k, wide_v, scale=1.0)[..., :dim]
     return out.transpose(1, 2).unflatten(1, (height, width))
+
+
+def unit_vectors(height: int, width: int, **options: Any) -> torch.Tensor:
+    """``[e_y, e_x]`` of the token in row y and column x, with options of ``torch.eye``: (H, W, H + W)."""
+    rows = torch.eye(height, **options)[:, None].expand(-1, width, -1)
+    return torch.cat([rows, torch.eye(width, **options).expand(height, -1, -1)], dim=-1)
 
 
 # --- in tiles -------------------------------------------------------------------------------------------------------

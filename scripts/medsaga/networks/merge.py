@@ -16,7 +16,7 @@ from medsaga.files import replacing
 from medsaga.records import read_record, with_record
 
 from .lora import lora_options, merge_lora
-from .weights import read_state
+from .saved_state import read_state
 
 __all__ = ["merge_file"]
 

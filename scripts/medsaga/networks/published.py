@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import requests
 from filelock import FileLock
-from tqdm import tqdm
+
+from medsaga.download import checksum_of, download
 
 __all__ = ["PUBLISHED", "Published", "weights_path"]
 
@@ -107,9 +106,9 @@ def weights_path(name: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             if not path.is_file():  # another process may have fetched it while this one waited
-                _download(published, path)
+                download(published.url, path, published.checksum)
                 return path
-    if (actual := _checksum(path, published)) != published.checksum:
+    if (actual := checksum_of(path, published.checksum)) != published.checksum:
         raise RuntimeError(f"{path} is not {name}: it has {actual}, not {published.checksum}. Delete it and run again")
     return path
 
@@ -120,55 +119,3 @@ def _packaged_file(file: str) -> Path | None:
         return None
     path = Path(spec.submodule_search_locations[0]) / "asset" / file
     return path if path.is_file() else None
-
-
-def _download(published: Published, path: Path) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        _fetch(published.url, part)
-    except requests.RequestException as error:
-        raise RuntimeError(
-            f"cannot download {published.url} ({error}). Run again to resume, or fetch it by hand on a machine with "
-            f"internet access and save it as {published.file} in {path.parent}"
-        ) from error
-    if (actual := _checksum(part, published)) != published.checksum:
-        part.unlink()
-        raise RuntimeError(
-            f"{published.url} came with {actual}, not {published.checksum}: the download is damaged or the file was "
-            "replaced. It was deleted; run again to fetch it anew"
-        )
-    os.replace(part, path)
-
-
-def _fetch(url: str, part: Path) -> None:
-    """Download into ``part``, going on where an earlier attempt ended."""
-    done = part.stat().st_size if part.is_file() else 0
-    # Without "identity" a server may compress, and the offsets would count other bytes.
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
-    with requests.get(url, headers=headers, stream=True, timeout=(10, 60)) as response:
-        if done and response.status_code == requests.codes.requested_range_not_satisfiable:
-            return  # nothing is left to fetch; the checksum tells whether what is there is right
-        response.raise_for_status()
-        if response.status_code != requests.codes.partial_content:
-            done = 0  # the server ignores ranges and sends the whole file
-        length = response.headers.get("Content-Length")
-        total = done + int(length) if length else None
-        with (
-            part.open("ab" if done else "wb") as file,
-            tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=part.stem) as bar,
-        ):
-            for chunk in response.iter_content(1 << 16):
-                file.write(chunk)
-                bar.update(len(chunk))
-    if total is not None and part.stat().st_size < total:
-        raise requests.ConnectionError(f"the connection ended after {part.stat().st_size} of {total} bytes")
-
-
-def _checksum(path: Path, published: Published) -> str:
-    """Checksum of a file in the form, and by the algorithm, of the published one."""
-    algorithm = published.checksum.split(":")[0]
-    digest = hashlib.new(algorithm, usedforsecurity=False)  # hospitals' FIPS machines refuse md5 otherwise
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return f"{algorithm}:{digest.hexdigest()}"

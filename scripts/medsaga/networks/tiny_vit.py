@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .checkpointing import image_by_image, is_recording, offloaded, recomputed
 
-__all__ = ["TinyViTEncoder", "from_lite_medsam"]
+__all__ = ["FoldedConvNorm", "TinyViTEncoder", "from_lite_medsam"]
 
 
 class TinyViTEncoder(nn.Module):
@@ -122,7 +122,7 @@ class _LeanAttention(Attention):
         return self.proj(out.transpose(1, 2).flatten(2))
 
 
-class _FoldedConvNorm(nn.Sequential):
+class FoldedConvNorm(nn.Sequential):
     """timm's convolution and BatchNorm as one convolution in inference.
 
     The weights stay apart under their names: folding them at each call costs little beside the pass over the image that
@@ -142,7 +142,7 @@ class _FoldedConvNorm(nn.Sequential):
 def _fold_norms(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, ConvNorm):
-            setattr(module, name, _FoldedConvNorm(child))
+            setattr(module, name, FoldedConvNorm(child))
         else:
             _fold_norms(child)
 

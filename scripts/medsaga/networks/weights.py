@@ -11,44 +11,38 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from medsaga.records import read_checkpoint
-
 from .adapters import adapter_options
 from .encoders import VIT_GEOMETRY
 from .lora import lora_options
-from .lora_files import from_samed, samed_encoder
-from .published import PUBLISHED, weights_path
+from .published import PUBLISHED
+from .saved_state import normalization_buffers, published_state, read_state
 from .tiny_vit import from_lite_medsam
 
 if TYPE_CHECKING:
     from .sam_segmenter import SamSegmenter
 
-__all__ = ["NORMALIZATION", "load_weights", "read_state", "trained_state"]
+__all__ = ["load_weights", "trained_state"]
 
 logger = logging.getLogger(__name__)
 
-# Mean and deviation per channel, in units of intensities in [0, 1].
-NORMALIZATION = {
-    "sam": ((123.675 / 255, 116.28 / 255, 103.53 / 255), (58.395 / 255, 57.12 / 255, 57.375 / 255)),
-    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
-
-_DECODER_TRANSFORMER = "mask_decoder.transformer."
 _NO_LORA = {"lora_rank": None, "lora_projections": "qv", "lora_mlp": False, "lora_decoder": False}
-# parameters that SAM does not have: LoRA's and the adapters'
-_ADDED = re.compile(r"\.lora_|_adapter\.")
+# parameters that SAM does not have: LoRA's, the adapters' and those of the channels
+_PROJECTION = "channel_projection.weight"
+_ADDED = re.compile(r"\.lora_|_adapter\.|^channel_projection\.")
 
 
 def load_weights(network: SamSegmenter, weights: str | Path, new_head: bool = False, trained: bool = False) -> None:
     """Load published weights or a checkpoint file into a network, strictly.
 
-    The file may be of SAM's, MedSAM's or LiteMedSAM's format, or a checkpoint of a ``SamSegmenter``, bare or under the
-    key ``model`` or ``network``, or one that :func:`trained_state` has made, or one of SAMed's (:func:`read_state`).
+    The file may be of SAM's, MedSAM's or LiteMedSAM's format, or a checkpoint of a ``SamSegmenter``, or one that
+    :func:`trained_state` has made, or one of SAMed's (:func:`read_state`); bare, or wrapped and with prefixed keys as
+    other programs save them (:func:`~medsaga.networks.checkpoint_files.find_state`).
     Loading adapts three things and nothing else:
 
     * Image size: the absolute positions are interpolated bicubically and the relative positions of global attention
       blocks linearly (SAMed, arXiv 2304.13785, section 4.1). Tables of windowed blocks do not depend on the size.
     * LoRA and adapters: a network that has them takes weights of SAM's format as its frozen part, and they start fresh.
+      So does the projection of images with other than 1 or 3 channels.
     * Classes: SAM's four mask tokens are guesses at one object, not classes. With ``new_head``, or when the network has
       another number of classes, the network's own fresh mask tokens, hypernetworks and IoU head stay, as in SAMed.
       (Copies of SAM's start from confident, wrong logits: on 100 hippocampus slices the mean loss of steps 100 to 120
@@ -78,10 +72,10 @@ def load_weights(network: SamSegmenter, weights: str | Path, new_head: bool = Fa
         return
     if weights in PUBLISHED:
         base, source, normalization = weights, weights, PUBLISHED[weights].normalization
-        state = _published_state(base, network.encoder)
+        state = published_state(base, network.encoder)
     else:
         source = Path(weights).expanduser()
-        state, base = read_state(source, network.encoder)
+        state, base = read_state(source, network.encoder, list(network.state_dict()))
         normalization = "unit" if network.encoder == "vit_t" or "medsam" in source.name.lower() else "sam"
 
     own = "pixel_mean" in state
@@ -91,7 +85,7 @@ def load_weights(network: SamSegmenter, weights: str | Path, new_head: bool = Fa
             "with them, or take the models/model.pt of a training"
         )
     if not own:
-        state = from_lite_medsam(state) | _normalization(normalization)
+        state = from_lite_medsam(state) | normalization_buffers(normalization)
     if _encoder_of(state) == network.encoder:
         _fit_classes(state, network, own, new_head, source)
         _fit_positions(state, network)
@@ -105,55 +99,12 @@ def load_weights(network: SamSegmenter, weights: str | Path, new_head: bool = Fa
 
 def _load_other(network: nn.Module, path: Path) -> None:
     try:
-        network.load_state_dict(read_state(path)[0])
+        network.load_state_dict(read_state(path, names=list(network.state_dict()))[0])
     except RuntimeError as error:
         raise ValueError(
             f"{path} does not fit {type(network).__name__}: it was trained with another overlay of bundles/methods, or "
             f"with other options. {error}"
         ) from error
-
-
-def read_state(path: Path, encoder: str | None = None) -> tuple[dict[str, torch.Tensor], str | None]:
-    """Read a checkpoint file; what it leaves to published weights is taken from those.
-
-    A file of :func:`trained_state` names them and their checksum. SAMed's and SAMed_s's files do not: they are taken to
-    lie on SAM's weights of their encoder, as its code has it by default, and their images, as there, to be in [0, 1]
-    and not normalised.
-
-    Args:
-        path: the file.
-        encoder: encoder that published weights must have, so that none are fetched that cannot fit; None for any.
-
-    Returns:
-        State dict under the file's names, and the name of the published weights it lies on, if it does.
-
-    Raises:
-        FileNotFoundError: when the file does not exist.
-        RuntimeError: when the published weights cannot be downloaded.
-        ValueError: when the file is damaged or holds no state dict, or lies on weights unknown here or of another
-            encoder.
-    """
-    content = _load(path)
-    state = content
-    for key in ("model", "network"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f'{path} holds no state dict: save network.state_dict(), bare or as {{"model": ...}}')
-
-    if isinstance(content.get("base"), dict):
-        base, checksum, keys = (content["base"].get(key) for key in ("weights", "checksum", "keys"))
-        if base not in PUBLISHED or PUBLISHED[base].checksum != checksum:
-            known = ", ".join(f"{name} ({published.checksum})" for name, published in PUBLISHED.items())
-            raise ValueError(f"{path} holds what was trained on {base} ({checksum}), which is none of: {known}")
-        published = _published_state(base, encoder)
-        return {key: published[key] for key in keys or () if key in published} | state, base
-    if (adapted := samed_encoder(state)) is not None:
-        base = f"sam_{adapted}"
-        published = _published_state(base, encoder)
-        frozen = {key: x for key, x in published.items() if key.startswith(("image_encoder.", _DECODER_TRANSFORMER))}
-        return frozen | from_samed(state) | _normalization("unit"), base
-    return dict(state), None
 
 
 def trained_state(network: SamSegmenter) -> dict[str, Any]:
@@ -177,39 +128,13 @@ def trained_state(network: SamSegmenter) -> dict[str, Any]:
     if network.base is None:
         raise ValueError(f"the network starts from no published weights: choose one of {', '.join(PUBLISHED)}")
     state = network.state_dict()
-    published = _published_state(network.base, network.encoder)
+    published = published_state(network.base, network.encoder)
     _fit_positions(published, network)
     same = [k for k, x in state.items() if k in published and torch.equal(x.cpu(), published[k].to(x.dtype))]
     return {
         "model": {key: value for key, value in state.items() if key not in same},
         "base": {"weights": network.base, "checksum": PUBLISHED[network.base].checksum, "keys": same},
     }
-
-
-def _published_state(name: str, encoder: str | None) -> dict[str, torch.Tensor]:
-    """Published weights under this project's names."""
-    published = PUBLISHED[name]
-    if encoder not in (None, published.encoder):
-        raise ValueError(
-            f"weights {name!r} are of encoder {published.encoder}, the network has {encoder}: "
-            f"set encoder={published.encoder!r}, or choose weights of {encoder}"
-        )
-    return from_lite_medsam(read_state(weights_path(name))[0])
-
-
-def _load(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist. If it is a bundle's model, train the bundle first; published weights are "
-            f"{', '.join(PUBLISHED)}."
-        )
-    return read_checkpoint(path)
-
-
-def _normalization(name: str) -> dict[str, torch.Tensor]:
-    """The buffers of a ``SamSegmenter`` that normalise intensities."""
-    mean, std = NORMALIZATION[name]
-    return {"pixel_mean": torch.tensor(mean).view(3, 1, 1), "pixel_std": torch.tensor(std).view(3, 1, 1)}
 
 
 def _encoder_of(state: dict[str, torch.Tensor]) -> str | None:
@@ -291,8 +216,21 @@ def _adapter_advice(trained: dict[str, Any], wanted: dict[str, Any]) -> str:
     )
 
 
+def _channels_advice(trained: torch.Tensor | None, wanted: torch.Tensor | None) -> str:
+    """What to do about weights and a network of images with other numbers of channels."""
+    has, takes = ("1 or 3" if weight is None else str(weight.shape[1]) for weight in (trained, wanted))
+    return (
+        f"it was trained on images of {has} channels (sequences), the network takes {takes}: set in_channels, that is "
+        "the channel_names of the bundle, as they were in its training, or start from published weights"
+    )
+
+
 def _settings(options: dict[str, Any], prefix: str = "") -> str:
     return ", ".join(f"{prefix}{key}={value}" for key, value in options.items())
+
+
+def _shape(state: dict[str, torch.Tensor], key: str) -> tuple[int, ...] | None:
+    return tuple(state[key].shape) if key in state else None
 
 
 def _check(state: dict[str, torch.Tensor], network: SamSegmenter, source: str | Path) -> None:
@@ -312,6 +250,8 @@ def _check(state: dict[str, torch.Tensor], network: SamSegmenter, source: str | 
     )
     if found not in (None, network.encoder):
         advice = f"it seems to be of encoder {found}, the network has {network.encoder}: set encoder={found!r}"
+    elif "pixel_mean" in state and _shape(state, _PROJECTION) != _shape(expected, _PROJECTION):
+        advice = _channels_advice(state.get(_PROJECTION), expected.get(_PROJECTION))
     elif (trained := lora_options(state)) != (wanted := lora_options(expected)):
         advice = _lora_advice(trained, wanted, source)
     elif (trained := adapter_options(state)) != (wanted := adapter_options(expected)):
