@@ -186,3 +186,100 @@ def test_a_model_without_a_record_is_drawn_for_with_a_warning(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert evaluation_parts(CASES, tmp_path / "m.pt", None, *DRAW) == split_by_patient(CASES, *DRAW)
     assert "does not say which patients it has learnt from" in caplog.text
+
+
+# --- the data set's own split ----------------------------------------------------------------------------------------
+
+
+def own_split(**parts):
+    """Cases of :data:`CASES` with a part each; ``train`` where none is named."""
+    part_of = {patient: part for part, names in parts.items() for patient in names}
+    return [{**case, "split": part_of.get(case["patient"], "train")} for case in CASES]
+
+
+def test_the_data_sets_own_split_is_kept():
+    cases = own_split(test=["p03", "p07"], validation=["p11"])
+    parts = training_parts(cases, None, 9, 9, None, seed=4)
+    assert patients(parts["test"]) == {"p03", "p07"}
+    assert patients(parts["validation"]) == {"p11"}
+    assert len(patients(parts["train"])) == 17
+    assert sum(map(len, parts.values())) == len(CASES), "with all cases of each patient"
+
+
+def test_parts_that_the_split_lacks_are_drawn_from_its_training_patients():
+    cases = own_split(test=["p03", "p07"])
+    first, second = (training_parts(cases, None, 9, 3, 5, seed) for seed in (1, 2))
+    for parts in (first, second):
+        assert patients(parts["test"]) == {"p03", "p07"}
+        assert (len(patients(parts["validation"])), len(patients(parts["train"]))) == (3, 5)
+        assert not (patients(parts["validation"]) | patients(parts["train"])) & {"p03", "p07"}
+    assert patients(first["validation"]) != patients(second["validation"])
+    drawn = training_parts(own_split(validation=["p03"]), None, 4, 9, None, 0)
+    assert (len(patients(drawn["test"])), patients(drawn["validation"])) == (4, {"p03"})
+
+
+def test_a_file_comes_before_the_data_sets_own_split(tmp_path):
+    file = write_split(tmp_path / "s.json", train=["p03"], test=["p01"])
+    parts = training_parts(own_split(test=["p03"]), file, *DRAW)
+    assert (patients(parts["train"]), patients(parts["test"])) == ({"p03"}, {"p01"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda cases: cases[0].update(split="holdout"),
+            "split is 'holdout'; it must be one of train, validation, test",
+        ),
+        (lambda cases: [case.update(split="test") for case in cases], "no case to train on"),
+        (lambda cases: cases[2].update(split="test"), "in both train and test"),
+    ],
+)
+def test_a_split_that_cannot_be_used_is_refused(change, message):
+    cases = own_split()
+    change(cases)
+    with pytest.raises(ValueError, match=message):
+        training_parts(cases, None, *DRAW)
+
+
+def test_a_model_without_a_record_is_scored_on_the_data_sets_own_test_part(tmp_path):
+    torch.save(torch.nn.Linear(1, 1).state_dict(), tmp_path / "m.pt")
+    parts = evaluation_parts(own_split(test=["p03"]), tmp_path / "m.pt", None, *DRAW)
+    assert patients(parts["test"]) == {"p03"}
+
+
+def with_split(**parts: int) -> list[dict]:
+    """Cases of two images a patient, whose data set names their part."""
+    named = [(f"{part}{i}", part) for part, count in parts.items() for i in range(count)]
+    return [{"image": f"{p}_{n}.png", "patient": p, "split": part} for p, part in named for n in (1, 2)]
+
+
+def test_the_data_set_s_own_split_is_kept_and_what_it_lacks_is_drawn():
+    cases = with_split(train=6, test=3)
+    parts = training_parts(cases, None, test=1, validation=2, train=None, seed=0)
+    assert patients(parts["test"]) == {"test0", "test1", "test2"}
+    assert len(patients(parts["validation"])) == 2 and len(patients(parts["train"])) == 4
+    assert patients(parts["validation"]) | patients(parts["train"]) == {f"train{i}" for i in range(6)}
+    assert len(parts["test"]) == 6
+
+    parts = training_parts(with_split(train=6, validation=2), None, test=2, validation=5, train=3)
+    assert patients(parts["validation"]) == {"validation0", "validation1"}
+    assert len(patients(parts["test"])) == 2 and len(patients(parts["train"])) == 3
+    assert not patients(parts["test"]) & patients(parts["train"])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ([{"image": "x.png", "patient": "train0", "split": "test"}], "in both train and test"),
+        ([{"image": "x.png", "patient": "x", "split": "holdout"}], "split is 'holdout'"),
+    ],
+)
+def test_an_own_split_that_leaks_or_is_unknown_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        training_parts([*with_split(train=3, test=1), *change], None, test=1, validation=1)
+
+
+def test_an_own_split_without_training_cases_is_refused():
+    with pytest.raises(ValueError, match="no case to train on"):
+        training_parts(with_split(test=4), None, test=1, validation=1)

@@ -41,14 +41,14 @@ def test_slices_are_those_of_the_same_image_with_its_label(tmp_path, preprocessi
     cases = [write_case("a", 1), write_case("b", 2)]
     labelled = SliceDataset(cases, preprocessing(), 3, tmp_path / "cache")
     datalist = unlabelled_datalist(tmp_path / "images")
-    before = sorted(p.name for p in (tmp_path / "cache").iterdir())
+    before = sorted(p.name for p in (tmp_path / "cache").glob("*.npy"))
     bare = SliceDataset(datalist, for_unlabelled(preprocessing()), 3, tmp_path / "cache")
     assert len(bare) == len(labelled) == 10
     for index in range(10):
         assert bare[index].keys() == {"image"}
         assert torch.equal(bare[index]["image"], labelled[index]["image"])
     # entries of their own: neither set replaces the other's
-    after = sorted(p.name for p in (tmp_path / "cache").iterdir())
+    after = sorted(p.name for p in (tmp_path / "cache").glob("*.npy"))
     assert set(before) < set(after)
     assert len(after) == 4
     again = SliceDataset(cases, preprocessing(), 3, tmp_path / "cache")

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
+import torch
 from monai.transforms import Compose
 
 from medsaga.failures import failure_of
 from medsaga.reading import PICTURES, Grid, ImageFile, open_image, suffix_of
 from medsaga.reading.dicom_geometry import plane_of
+from medsaga.reading.dicom_labels import dicom_label_kind
 from medsaga.reading.labels import whole_numbers
 from medsaga.transforms import CheckCased, OrientSlicesd, ReadImaged
 
-from .case import files_of
-from .datalists import bids_datalist, decathlon_datalist, paired_folders_datalist
+from .case import files_of, inputs_of
+from .layouts import Layout, UnknownLayoutError, recognise
 
-__all__ = ["FoundFile", "cases_in", "check_case", "describe_case"]
+__all__ = ["FoundFile", "cases_in", "check_case", "describe_case", "read_case"]
 
-_PAIRS = (("images", "masks"), ("images", "labels"), ("imagesTr", "labelsTr"))
 _LABEL_FOLDERS = {"derivatives", "labels", "labelsTr", "labelsTs", "labelsVa", "masks"}
 _ANY_CLASS = 256  # more classes than a label has: which are meant is what a bundle says
 _SHOWN_VALUES = 12
+_FEW_VALUES = 65  # a label with more is no label of classes
 
 
 class FoundFile(NamedTuple):
@@ -49,21 +51,29 @@ class FoundFile(NamedTuple):
     wrong: str = ""
 
 
-def describe_case(case: Mapping[str, str]) -> dict[str, FoundFile]:
-    """What the headers of a case's image and label say, or why they cannot be read.
+def describe_case(case: Mapping[str, Any]) -> dict[str, FoundFile]:
+    """What the headers of a case's files say, or why they cannot be read.
 
     Args:
-        case: with the paths ``image`` and ``label``, or one of them.
+        case: with ``image`` and ``label``, or one of them, as :func:`~medsaga.data.case.files_of` takes it.
 
     Returns:
         a row for each path.
     """
-    return {str(case[key]): _describe(str(case[key]), key == "label") for key in ("image", "label") if key in case}
+    return {
+        path: _describe(path, key == "label")
+        for key in ("image", "label")
+        if key in case
+        for path in files_of({key: case[key]})
+    }
 
 
 def _describe(path: str, label: bool) -> FoundFile:
     kind = suffix_of(path).lstrip(".") or "DICOM"
-    found = FoundFile(path, f"label, {kind}" if label else kind)
+    drawn = dicom_label_kind(path) if label else ""
+    found = FoundFile(path, f"label, {drawn or kind}" if label else kind)
+    if drawn:  # on the image's grid, by names of classes: reading it says the rest
+        return found
     try:
         return _with_header(found, open_image(path, label))
     except Exception as err:
@@ -83,34 +93,76 @@ def _with_header(found: FoundFile, image: ImageFile) -> FoundFile:
     )
 
 
-def check_case(case: Mapping[str, str]) -> list[FoundFile]:
+def check_case(case: Mapping[str, Any], layout: Layout | None = None) -> list[FoundFile]:
     """Describe the files of a case and read them to their end, as a training does.
 
     An image must have finite values and contrast, a label class numbers, and both one shape and place.
 
     Args:
-        case: with the paths ``image`` and ``label``, or one of them.
+        case: with ``image`` and ``label``, or one of them.
+        layout: of the folder, whose classes and channels are expected.
+    """
+    if layout is None:
+        return read_case(case)[0]
+    names = ["background", *layout.classes] if layout.classes else None
+    return read_case(case, names, len(layout.channel_names) if len(layout.channel_names) > 1 else None)[0]
+
+
+def read_case(
+    case: Mapping[str, Any],
+    class_names: Sequence[str] | None = None,
+    num_channels: int | None = None,
+    plane: str | None = "auto",
+) -> tuple[list[FoundFile], dict[str, torch.Tensor] | None]:
+    """:func:`check_case`, with the image and label that were read.
+
+    Args:
+        case: with ``image`` and ``label``, or one of them.
+        class_names: of the label, background first, for labels whose files say which class is which.
+        num_channels: of the image; by default one a file of it.
+        plane: as of :class:`~medsaga.transforms.OrientSlicesd`.
+
+    Returns:
+        a row for each file, and image (C, H, W[, D]) and label (1, H, W[, D]), slices along the last axis; None in
+        their place where the case cannot be used or has no image.
     """
     rows = describe_case(case)
     if any(row.wrong for row in rows.values()):
-        return list(rows.values())
+        return list(rows.values()), None
     try:
         if "image" not in case:
             path = str(case["label"])
-            return [_with_values(rows[path], whole_numbers(open_image(path, label=True).load(), path))]
-        keys = [key for key in ("image", "label") if key in case]
-        transforms = Compose([ReadImaged(keys), OrientSlicesd(keys, "auto"), CheckCased(_ANY_CLASS)])
-        data = transforms({key: str(case[key]) for key in keys})
-        image, path = data["image"], str(case["image"])
-        if image.ndim == 4:
-            plane = plane_of(Grid(tuple(image.shape[1:]), np.asarray(image.affine)))
-            rows[path] = rows[path]._replace(plane=f"{rows[path].plane}, {plane}")
-        if "label" in case:
-            rows[str(case["label"])] = _with_values(rows[str(case["label"])], np.asarray(data["label"]))
+            return [_with_values(rows[path], whole_numbers(open_image(path, label=True).load(), path))], None
+        inputs = inputs_of(case)
+        image, *_ = files_of(inputs)
+        channels = num_channels or len(files_of({"image": case["image"]}))
+        turned = Compose([ReadImaged(list(inputs), class_names=class_names), OrientSlicesd(list(inputs), plane)])(
+            inputs
+        )
+        label = turned.get("label")
+        mappable = label is not None and _mappable(np.asarray(label))
+        # numbers beyond those of classes can be mapped to them, or count objects: then it is checked where they lie
+        data = CheckCased(_ANY_CLASS, num_channels=channels)({**turned, "label": label > 0} if mappable else turned)
+        data = {**data, "label": label} if mappable else data
+        if data["image"].ndim == 4:
+            plane = plane_of(Grid(tuple(data["image"].shape[1:]), np.asarray(data["image"].affine)))
+            rows[image] = rows[image]._replace(plane=f"{rows[image].plane}, {plane}")
+        if "label" in data:
+            label, *_ = files_of({"label": case["label"]})
+            rows[label] = _with_values(rows[label], np.asarray(data["label"]))
     except Exception as err:
         failure = failure_of(err, list(rows), "cannot be read")
         rows[failure.file] = rows[failure.file]._replace(wrong=failure.cause)
-    return list(rows.values())
+        return list(rows.values()), None
+    return list(rows.values()), data
+
+
+def _mappable(label: np.ndarray) -> bool:
+    """Whether the values of a label go beyond :data:`_ANY_CLASS`, and are few or count objects from 1 on."""
+    if label.min() < 0 or label.max() < _ANY_CLASS:
+        return False
+    values = np.unique(label)
+    return len(values) <= _FEW_VALUES or values[-1] - values[0] == len(values) - 1
 
 
 def _with_values(found: FoundFile, values: np.ndarray) -> FoundFile:
@@ -120,7 +172,7 @@ def _with_values(found: FoundFile, values: np.ndarray) -> FoundFile:
     return found._replace(remarks="; ".join(filter(None, [f"values {shown}{more}", found.remarks])))
 
 
-def cases_in(root: Path, images: Sequence[str], labels: bool = False) -> tuple[str, list[dict[str, str]]]:
+def cases_in(root: Path, images: Sequence[str], labels: bool = False) -> tuple[Layout | None, list[dict[str, Any]]]:
     """Cases of a folder: images with their labels where its layout is known, and all other images one by one.
 
     Args:
@@ -129,39 +181,22 @@ def cases_in(root: Path, images: Sequence[str], labels: bool = False) -> tuple[s
         labels: all of them hold class numbers.
 
     Returns:
-        Name of the layout, empty where it is none that is known, and the cases.
+        The layout, None where it is none that is known, and the cases.
 
     Raises:
         FileNotFoundError, ValueError: a file that the layout asks for is missing, or its index cannot be read.
     """
-    layout, cases = ("", []) if labels else _labelled_cases(root)
+    try:
+        layout = None if labels else recognise(root)
+    except UnknownLayoutError:
+        layout = None
+    cases = [] if layout is None else layout.cases
     paired = {path for case in cases for path in files_of(case)}
     others = [path for path in images if path not in paired]
     alone = [{"label" if labels or _is_label(Path(path), root) else "image": path} for path in others]
-    return layout, [*({key: case[key] for key in ("image", "label")} for case in cases), *alone]
+    return layout, [*map(inputs_of, cases), *alone]
 
 
 def _is_label(path: Path, root: Path) -> bool:
     folders = path.relative_to(root).parts[:-1]
     return suffix_of(path) == ".seg.nrrd" or not _LABEL_FOLDERS.isdisjoint((root.name, *folders))
-
-
-def _labelled_cases(root: Path) -> tuple[str, list[dict[str, str]]]:
-    if (root / "dataset.json").is_file():
-        return "Medical Segmentation Decathlon (dataset.json)", decathlon_datalist(root, ("training", "validation"))
-    for images, labels in _PAIRS:
-        if (root / images).is_dir() and (root / labels).is_dir():
-            layout = f"images and labels of the same names ({images}, {labels})"
-            return layout, paired_folders_datalist(root, images, labels)
-    if (root / "derivatives").is_dir():
-        raw = root / "rawdata" if (root / "rawdata").is_dir() else root
-        images, labels = _bids_suffixes(raw, "sub-*"), _bids_suffixes(root / "derivatives", "**/sub-*")
-        # which of several sequences the labels are of is what a bundle says
-        cases = bids_datalist(root, *images, *labels) if len(images) == len(labels) == 1 else []
-        return "Brain Imaging Data Structure (derivatives)", cases
-    return "", []
-
-
-def _bids_suffixes(folder: Path, subjects: str) -> set[str]:
-    """Last parts of the names of images, ``dwi`` of ``sub-0001_ses-0001_dwi.nii.gz``."""
-    return {path.name.split(".")[0].rpartition("_")[2] for path in folder.glob(f"{subjects}/**/sub-*_*.nii*")}

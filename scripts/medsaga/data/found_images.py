@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from medsaga.reading import PICTURES, VOLUMES, name_without_suffix, suffix_of
+from medsaga.reading import ARRAYS, PICTURES, VOLUMES, name_without_suffix, suffix_of
 from medsaga.reading.dicom import is_dicom, list_series
 
 __all__ = ["check_names", "find_images", "some", "walk_images"]
@@ -90,7 +90,7 @@ def walk_images(folder: Path, seen: set[Path], passed_over: list[Path]) -> Itera
             yield from walk_images(path, seen, passed_over)
         elif suffix_of(path) == ".seg.nrrd":  # Slicer's segmentation beside its image
             passed_over.append(path)
-        elif suffix_of(path) in (*VOLUMES, *PICTURES):
+        elif suffix_of(path) in (*VOLUMES, *PICTURES, *ARRAYS):
             yield path
         elif path.suffix.lower() not in _BESIDE:
             others.append(path)

@@ -11,7 +11,7 @@ import numpy as np
 
 from medsaga.records import learnt_patients, read_record
 
-from .case import patient_of
+from .case import case_name, patient_of
 
 __all__ = ["evaluation_parts", "split_by_patient", "training_parts"]
 
@@ -71,10 +71,12 @@ def training_parts(
     train: int | None = None,
     seed: int = 0,
 ) -> Parts:
-    """The cases of a training: those that a file names by patient, or without a file drawn by seed.
+    """The cases of a training: those that a file names by patient, or the data set itself, else drawn by seed.
 
     Args:
-        datalist: as in :func:`split_by_patient`, and so the numbers and the seed.
+        datalist: as in :func:`split_by_patient`, and so the numbers and the seed. Where cases name their part of the
+            data set's own split (``split``: train, validation or test), it is kept: only the parts that it lacks are
+            drawn, from its training patients.
         split: a run's ``split.json``, or any JSON file with the lists of patients ``train``, ``validation`` and
             ``test``; None draws.
         test, validation, train, seed: of the draw.
@@ -88,7 +90,13 @@ def training_parts(
             are not in the datalist; fewer patients than asked for.
     """
     if split is None:
-        return split_by_patient(datalist, test, validation, train, seed)
+        own = _own_split(datalist)
+        if own is None:
+            return split_by_patient(datalist, test, validation, train, seed)
+        # what the data set's own split says replaces the numbers; 0 patients draw none
+        asked = [0 if own[part] else number for part, number in (("test", test), ("validation", validation))]
+        drawn = split_by_patient(own["train"], *asked, train, seed)
+        return {part: own[part] if own[part] and part != "train" else drawn[part] for part in _PARTS}
     names = _read_split(split)
     if not names["train"]:
         raise ValueError(f"{split}: 'train' is empty, name the patients to train on.")
@@ -123,11 +131,11 @@ def evaluation_parts(
     record = read_record(model_path)
     if record is None:
         logger.warning(
-            f"{model_path} does not say which patients it has learnt from (it is older than that, or from elsewhere): "
-            "nothing shows that the patients scored here are unseen."
+            f"{model_path} does not say which patients it has learnt from (it was exported without their names, is "
+            "older than that, or from elsewhere): nothing shows that the patients scored here are unseen."
         )
         if split is None:
-            return split_by_patient(datalist, test, validation, train, seed)
+            return training_parts(datalist, None, test, validation, train, seed)
     names = record if split is None else _read_split(split)
     source = f"{model_path}" if split is None else f"{split}"
     if not names["test"]:
@@ -147,6 +155,24 @@ def evaluation_parts(
                 f"says {how}. Score others, or leave --split out: then it is scored on its own test patients."
             )
     return _named(datalist, {"train": [], "validation": [], "test": names["test"]}, source)
+
+
+def _own_split(datalist: Sequence[dict]) -> Parts | None:
+    """The split that cases bring with them; None where they bring none."""
+    if not any(case.get("split") for case in datalist):
+        return None
+    parts: Parts = {part: [] for part in _PARTS}
+    part_of: dict[str, str] = {}
+    for case in datalist:
+        part, patient = case.get("split") or "train", patient_of(case)
+        if part not in _PARTS:
+            raise ValueError(f"{case_name(case)}: split is {part!r}; it must be one of {', '.join(_PARTS)}.")
+        if (other := part_of.setdefault(patient, part)) != part:
+            raise ValueError(f"The data set's own split has a patient of {case_name(case)} in both {other} and {part}.")
+        parts[part].append(case)
+    if not parts["train"]:
+        raise ValueError("The data set's own split names no case to train on; give one with --split FILE.")
+    return parts
 
 
 def _read_split(path: str | Path) -> dict[str, list[str]]:

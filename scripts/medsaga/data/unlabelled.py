@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 from monai.transforms import Compose, MapTransform
@@ -12,7 +13,7 @@ from .datalists import Datalist, images_datalist
 __all__ = ["for_unlabelled", "unlabelled_datalist"]
 
 
-def unlabelled_datalist(dataset_dir: str | Path) -> Datalist:
+def unlabelled_datalist(dataset_dir: str | Path, sequences: Sequence[str] | None = None) -> Datalist:
     """Every image in a folder and the folders in it, ``[{"image": path}]``: volumes, pictures and DICOM series.
 
     What counts as one is what :func:`~medsaga.data.found_images.find_images` says. Label maps cannot be told from
@@ -20,6 +21,7 @@ def unlabelled_datalist(dataset_dir: str | Path) -> Datalist:
 
     Args:
         dataset_dir: the folder.
+        sequences: as of :func:`~medsaga.data.images_datalist`.
 
     Raises:
         FileNotFoundError: no such folder, or no image in it.
@@ -28,7 +30,7 @@ def unlabelled_datalist(dataset_dir: str | Path) -> Datalist:
     root = Path(dataset_dir).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"No folder of images at {root.absolute()}. Name it with --dataset_dir FOLDER.")
-    return [{"image": case["image"]} for case in images_datalist(root)]
+    return [{"image": case["image"]} for case in images_datalist(root, sequences)]
 
 
 def for_unlabelled(transforms: Compose) -> Compose:
