@@ -11,17 +11,14 @@ import json
 import os
 import resource
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from monai.apps import download_and_extract
-from monai.apps.datasets import DecathlonDataset
-
 from medsaga.bundle import find_bundle
 from medsaga.data import decathlon_datalist, split_by_patient, write_decathlon_phantoms
+from medsaga.data.fetch import decathlon_source, fetch
 
 TASK = "Task04_Hippocampus"
 # what takes minutes on two cores, and still learns
@@ -36,7 +33,7 @@ SCHEDULE = {
 
 
 def sample_data(folder: Path) -> tuple[Path, str]:
-    """Sample data and where they are from: downloaded through MONAI, else $MEDSAGA_DATA, else generated phantoms.
+    """Sample data and where they are from: downloaded, else $MEDSAGA_DATA, else generated phantoms.
 
     Args:
         folder: where a download or the phantoms are put.
@@ -44,19 +41,10 @@ def sample_data(folder: Path) -> tuple[Path, str]:
     Returns:
         Decathlon folder, and a sentence that says what it is.
     """
-    if (folder / TASK / "dataset.json").is_file():
-        return folder / TASK, f"{TASK} of the Medical Segmentation Decathlon, downloaded earlier"
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(20)  # a network that swallows packets must not hold the demonstration up
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        url, md5 = DecathlonDataset.resource[TASK], DecathlonDataset.md5[TASK]
-        download_and_extract(url, folder / f"{TASK}.tar", folder, hash_val=md5, hash_type="md5")
-        return folder / TASK, f"{TASK} of the Medical Segmentation Decathlon, downloaded through MONAI"
-    except Exception as err:  # MONAI's download lets those of requests, urllib3 and gdown through
+        return fetch(decathlon_source(TASK), folder), f"{TASK} of the Medical Segmentation Decathlon, downloaded"
+    except (OSError, RuntimeError, ValueError) as err:
         print(f"{TASK} cannot be downloaded here ({err}).", file=sys.stderr)
-    finally:
-        socket.setdefaulttimeout(timeout)
     local = Path(os.environ.get("MEDSAGA_DATA", "data")).expanduser() / TASK
     if (local / "dataset.json").is_file():
         return local, f"{TASK} from {local.parent} (MEDSAGA_DATA)"

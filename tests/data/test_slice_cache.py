@@ -10,13 +10,15 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from monai.transforms import Lambdad
+from monai.transforms import Compose, Lambdad, ScaleIntensityRangePercentilesd
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from medsaga.data import SliceDataset
+from medsaga.data import SliceDataset, cache_build
 from medsaga.data.slice_cache import cache_cases, prepare_cases
+from medsaga.processes import processes_for
+from medsaga.transforms import CheckCased, OrientSlicesd, ReadImaged
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:axcodes"),  # "PLS" serves 2-D images, too
@@ -186,12 +188,12 @@ def test_real_volume_is_cached_as_the_preprocessing_gives_it(tmp_path, sample_da
 
 
 def state(cache):
-    """Every file of the cache with its content's time."""
-    return {str(p.relative_to(cache)): p.stat().st_mtime_ns for p in cache.rglob("*.npy")}
+    """Every file with slices of the cache, and which file it is: one that is made again is another."""
+    return {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in cache.glob("*.npy")}
 
 
 def entries(cache):
-    return sorted(p.name for p in cache.iterdir() if not p.name.startswith(".building-"))
+    return sorted(p.stem for p in cache.glob("*.npy"))
 
 
 def divide(x, by):
@@ -212,7 +214,7 @@ def test_second_use_builds_nothing(tmp_path, preprocessing, write_case):
     CALLS.clear()
     cache_cases(cases, used, 3, cache)
     before = state(cache)
-    assert len(before) == 6
+    assert len(before) == 2
     assert len(CALLS) == 2
     for again in (used, equal):
         cache_cases(cases[::-1], again, 3, cache)
@@ -288,7 +290,7 @@ def test_changed_file_is_read_again(tmp_path, preprocessing, write_case, write_n
     else:
         assert np.abs(images[:, 0] - scaled(content)).max() <= STEP
     kept = {name for name in before if before[name] == state(cache).get(name)}
-    assert len(kept) == 3  # those of the other case
+    assert len(kept) == 1  # that of the other case
     assert len(entries(cache)) == 2
 
 
@@ -317,9 +319,10 @@ def test_two_series_of_one_folder_are_two_cases(tmp_path, preprocessing):
     assert_slices(first, scaled(VOLUME)[:, None], LABEL)
     assert_slices(second, scaled(VOLUME[:, ::-1])[:, None], LABEL)
     before = state(tmp_path / "cache")
+    del first, second  # nobody uses them any more
     os.utime(next(folder.glob("0_*")), (0, 0))  # a file of the first
     cache_cases(cases, preprocessing(), 3, tmp_path / "cache")
-    assert len(before.items() & state(tmp_path / "cache").items()) == 3
+    assert len(before.items() & state(tmp_path / "cache").items()) == 1
     assert len(entries(tmp_path / "cache")) == 2
     gone = [{"image": str(folder / "1.2.3"), "label": label}]
     with pytest.raises(ValueError, match=r"1 of 1 cases cannot be used:\n.*study/1\.2\.3: there is no such"):
@@ -336,17 +339,43 @@ def test_one_image_with_the_labels_of_two_readers_is_two_cases(tmp_path, preproc
         assert not np.array_equal(slices_of(cached[0])[1], other)
 
 
-def test_build_that_was_killed_is_made_good(tmp_path, preprocessing, write_case):
+def records(cache):
+    return sorted(p.stem for p in cache.glob("*-*-*.json"))
+
+
+@pytest.mark.parametrize("lost", ["npy", "json"])
+@pytest.mark.parametrize("index", [True, False])
+def test_what_is_missing_is_made_again(tmp_path, preprocessing, write_case, lost, index):
     cases, cache = [write_case("a", 1), write_case("b", 2)], tmp_path / "cache"
     cache_cases(cases, preprocessing(), 3, cache)
     complete = state(cache)
-    half = cache / ".building-killed" / "entry"
-    os.renames(cache / entries(cache)[0], half)
-    (half / "classes.npy").unlink()
+    (cache / f"{entries(cache)[0]}.{lost}").unlink()
+    if not index:
+        next(cache.glob("*.index.json")).unlink()
     cached = cache_cases(cases, preprocessing(), 3, cache)
-    assert entries(cache) == sorted({Path(name).parts[0] for name in complete})
+    assert set(entries(cache)) == set(records(cache)) == {Path(name).stem for name in complete}
     assert [slices_of(c)[0].shape for c in cached] == [(5, 1, 7, 6)] * 2
-    assert len(set(complete.items()) & set(state(cache).items())) == 3  # the whole entry was not built again
+    assert set(complete.items()) & set(state(cache).items()) == {max(complete.items())}  # the other was not made again
+
+
+def test_a_record_that_cannot_be_read_is_made_again(tmp_path, preprocessing, write_case):
+    cases, cache = [write_case("a", 1), write_case("b", 2)], tmp_path / "cache"
+    first = cache_cases(cases, preprocessing(), 3, cache)
+    next(cache.glob("*.index.json")).write_text("{")
+    (cache / f"{records(cache)[0]}.json").write_text("")
+    again = cache_cases(cases, preprocessing(), 3, cache)
+    assert [case.classes.tolist() for case in again] == [case.classes.tolist() for case in first]
+    assert all((cache / f"{name}.json").read_text() for name in records(cache))
+
+
+def test_a_damaged_file_is_named(tmp_path, preprocessing, write_case):
+    cache = tmp_path / "cache"
+    (cached,) = cache_cases([write_case("a")], preprocessing(), 3, cache)
+    (file,) = cache.glob("*.npy")
+    for content in (file.read_bytes()[:-1], b"", b"x" * 500):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{file.name} is damaged .*; delete it"):
+            cached.read(4)
 
 
 def test_the_cache_is_listed_once_however_many_entries_are_built(tmp_path, preprocessing, write_case, monkeypatch):
@@ -375,22 +404,25 @@ def test_what_no_run_uses_goes_after_a_month(tmp_path, preprocessing, write_case
     cache_cases(cases[:1], preprocessing(lower=2.0), 3, cache)
     (other,) = set(entries(cache)) - used
     (cache / "mine.txt").write_text("no entry of the cache")
-    for name in (*entries(cache), "mine.txt"):
-        age(cache / name, 29)
+    for path in cache.glob("*.*"):
+        age(path, 29)
     cache_cases(cases, preprocessing(), 3, cache)
-    assert set(entries(cache)) == {*used, other, "mine.txt"}
-    for name in (other, "mine.txt"):  # those in use were touched by the run before
-        age(cache / name, 2)
+    assert set(entries(cache)) == {*used, other}
+    for path in cache.glob("*.*"):  # those in use were touched by the run before
+        age(path, 2)
     cache_cases(cases, preprocessing(), 3, cache)
-    assert set(entries(cache)) == {*used, "mine.txt"}
+    assert set(entries(cache)) == used
+    assert (cache / "mine.txt").is_file()
 
 
-def test_what_a_build_left_that_was_killed_long_ago_goes(tmp_path, preprocessing, write_case):
-    for name in (".building-old", ".building-new"):
+def test_what_earlier_versions_left_goes(tmp_path, preprocessing, write_case):
+    entry = "-".join(["0123456789abcdef"] * 3)
+    for name in (".building-old", ".building-new", entry):  # a folder an entry
         (tmp_path / "cache" / name / "entry").mkdir(parents=True)
-    age(tmp_path / "cache" / ".building-old", 2)
+    for name in (".building-old", entry):
+        age(tmp_path / "cache" / name, 2)
     cache_cases([write_case("a")], preprocessing(), 3, tmp_path / "cache")
-    assert sorted(p.name for p in (tmp_path / "cache").glob(".building-*")) == [".building-new"]
+    assert [p.name for p in (tmp_path / "cache").iterdir() if p.is_dir() and p.name != ".runs"] == [".building-new"]
 
 
 @pytest.mark.parametrize(("header", "voxels"), [("v.mhd", "v.raw"), ("v.nhdr", "v.raw")])
@@ -412,8 +444,8 @@ def test_checked_cases_leave_a_record_without_slices(tmp_path, preprocessing, wr
         folders, failures = prepare_cases(cases[:1], cases[1:], used, 3, cache)
         assert (len(folders), failures) == (1, [])
     assert len(CALLS) == 2
-    assert len(state(cache)) == 3  # arrays of the first
-    assert len(list(cache.glob("*.json"))) == 1
+    assert len(state(cache)) == 1  # slices of the first
+    assert len(records(cache)) == 2
     prepare_cases(cases, (), used, 3, cache)  # the second is trained on, too: now with slices
     prepare_cases((), cases, used, 3, cache)  # and slices are a record as well
     assert len(CALLS) == 3
@@ -427,8 +459,53 @@ def test_workers_build_the_same_as_this_process(tmp_path, preprocessing, write_c
         with pytest.raises(ValueError, match=r"1 of 3 cases cannot be used:\n.*d\.nii\.gz: values such as"):
             cache_cases(cases, preprocessing(), 3, cache, num_workers=workers)
         results.append({str(p.relative_to(cache)): p.read_bytes() for p in cache.rglob("*.npy")})
-    assert len(results[0]) == 6
+    assert len(results[0]) == 2
     assert results[0] == results[1]
+
+
+def named_by_process(x):
+    Path(os.environ["MEDSAGA_TEST_PIDS"], str(os.getpid())).touch()
+    return x
+
+
+@pytest.mark.parametrize("sendable", [True, False])
+def test_what_would_take_long_is_given_to_processes(tmp_path, preprocessing, write_case, monkeypatch, sendable):
+    monkeypatch.setattr(cache_build, "_LONG", -1)  # seconds: anything takes long
+    (tmp_path / "pids").mkdir()
+    monkeypatch.setenv("MEDSAGA_TEST_PIDS", str(tmp_path / "pids"))
+    function = named_by_process if sendable else lambda x: named_by_process(x)
+    cases = [write_case(name, seed) for seed, name in enumerate("abc")]
+    cached = cache_cases(cases, preprocessing(extra=(Lambdad("image", function),)), 3, tmp_path / "cache")
+    assert [slices_of(case)[0].shape for case in cached] == [(5, 1, 7, 6)] * 3
+    pids = {path.name for path in (tmp_path / "pids").iterdir()}
+    assert str(os.getpid()) in pids
+    # a function without a name cannot be sent to another process
+    assert (len(pids) > 1) == (sendable and processes_for(0) > 1)
+
+
+def test_sequences_are_channels_of_each_slice(tmp_path, write_nifti):
+    """Two files of (slice, row, column), each scaled by its own percentiles."""
+    stored = np.random.RandomState(3).uniform(-300, 900, (2, 5, 7, 6)).astype(np.float32)
+    stored[1] *= 10
+    files = [write_nifti(tmp_path / f"case_000{n}.nii.gz", values) for n, values in enumerate(stored)]
+    label = np.random.RandomState(4).randint(0, 3, stored.shape[1:]).astype(np.uint8)
+    case = {"image": files, "label": write_nifti(tmp_path / "label.nii.gz", label)}
+    keys = ["image", "label"]
+    preprocessing = Compose(
+        [
+            ReadImaged(keys),
+            OrientSlicesd(keys, "axial"),
+            CheckCased(3, num_channels=2),
+            ScaleIntensityRangePercentilesd("image", 0, 100, 0, 1, clip=True, channel_wise=True),
+        ]
+    )
+    (cached,) = cache_cases([case], preprocessing, 3, tmp_path / "cache")
+    low, high = stored.min(axis=(1, 2, 3))[:, None, None], stored.max(axis=(1, 2, 3))[:, None, None]
+    for index in range(5):
+        item = cached.read(index)
+        expected = (stored[:, index] - low) / (high - low)
+        np.testing.assert_allclose(item["image"].numpy(), expected, atol=1e-3)
+        np.testing.assert_array_equal(item["label"][0].numpy(), label[index])
 
 
 # --- cases that cannot be used ---------------------------------------------------------------------------------------
@@ -474,7 +551,7 @@ DAMAGES = {
     "text": (text, r"images/bad\.nii\.gz"),
     "nan": (nifti("image", set_one(np.nan)), r"images/bad\.nii\.gz: 1 of 210 values are NaN"),
     "infinite": (nifti("image", set_one(np.inf)), r"images/bad\.nii\.gz: 1 of 210 values are NaN or infinite"),
-    "four_d": (nifti("image", lambda x: np.stack([x, x], -1)), r"images/bad\.nii\.gz: .*4-D image with 2 volumes"),
+    "four_d": (nifti("image", lambda x: np.stack([x, x], -1)), r"images/bad\.nii\.gz: a 4-D image with 2 volumes"),
     "constant": (nifti("image", lambda x: 0 * x + 3), r"images/bad\.nii\.gz: every value is 3"),
     "one_voxel_differs": (nifti("image", lambda x: set_one(1e6)(0 * x)), r"images/bad\.nii\.gz: intensities from 0 to"),
 }
@@ -512,7 +589,7 @@ def test_bad_cases_are_reported_together_and_the_good_ones_cached(tmp_path, prep
     assert "wrong.nii.gz" in str(caught.value)
     assert "good.nii.gz" not in str(caught.value)
     before = state(cache)
-    assert len(before) == 3
+    assert len(before) == 1
     cache_cases(cases[:1], preprocessing(), 3, cache)
     assert state(cache) == before
 

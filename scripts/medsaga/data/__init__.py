@@ -8,7 +8,19 @@ from .challenge_npz import (
     write_challenge_result,
 )
 from .check import check_cases
-from .datalists import bids_datalist, decathlon_datalist, images_datalist, paired_folders_datalist
+from .datalists import images_datalist
+from .layouts import (
+    Layout,
+    array_files_datalist,
+    bids_datalist,
+    decathlon_datalist,
+    dicom_datalist,
+    named_files_datalist,
+    nnunet_datalist,
+    paired_folders_datalist,
+    recognise,
+    table_datalist,
+)
 from .phantoms import write_decathlon_phantoms
 from .sampler import EpochSampler
 from .slice_dataset import SliceDataset
@@ -20,21 +32,28 @@ __all__ = [
     "BalancedSampler",
     "Cases",
     "EpochSampler",
+    "Layout",
     "LoadChallengeCased",
     "SliceDataset",
     "add_test_patients",
+    "array_files_datalist",
     "bids_datalist",
     "challenge_datalist",
     "challenge_modality",
     "check_cases",
     "decathlon_datalist",
+    "dicom_datalist",
     "evaluation_parts",
     "for_unlabelled",
     "images_datalist",
+    "named_files_datalist",
+    "nnunet_datalist",
     "paired_folders_datalist",
     "read_challenge_case",
+    "recognise",
     "record_notes",
     "split_by_patient",
+    "table_datalist",
     "training_parts",
     "training_record",
     "unlabelled_datalist",

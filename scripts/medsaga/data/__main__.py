@@ -1,26 +1,28 @@
-"""``python -m medsaga.data check FOLDER``: what is in a folder of images, and what is wrong with it."""
+"""``python -m medsaga.data``: ``check`` what is in a folder of images, ``fetch`` the data set of a bundle."""
 
 from __future__ import annotations
 
 import argparse
 import csv
-import logging
 import sys
-import warnings
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from monai.bundle import ConfigParser
-from tqdm import tqdm
 
 from medsaga.bundle import find_bundle
-from medsaga.failures import root_cause
+from medsaga.failures import Failure, root_cause
 from medsaga.files import replacing
 from medsaga.text_table import text_table
 
+from .fetch import run
 from .folder_check import FoundFile, cases_in, check_case, describe_case
 from .found_images import some, walk_images
+from .over_cases import be_quiet, over_cases
 from .slice_cache import prepare_cases
 
+_MANY = 100  # cases from which on it is worth starting processes
 _HEADER = ("file", "kind", "size", "spacing (mm)", "plane", "remarks", "wrong")
 
 
@@ -31,6 +33,19 @@ def main(words: list[str] | None = None) -> None:
         words: its words; those of this process where they are None.
     """
     arguments = _parse(words)
+    arguments.command(arguments)
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    named = Path(arguments.name)
+    try:
+        bundle = named if (named / "dataset.json").is_file() else Path(find_bundle(arguments.name))
+        run(bundle, arguments.accept_licence, input if sys.stdin.isatty() else None)
+    except (OSError, RuntimeError, ValueError) as err:
+        sys.exit(f"{type(err).__name__}: {err}")
+
+
+def _check(arguments: argparse.Namespace) -> None:
     try:
         found = _with_bundle(arguments) if arguments.bundle else _without_bundle(arguments)
     except Exception as err:  # MONAI wraps what goes wrong in a config in several of its own
@@ -56,12 +71,18 @@ def _without_bundle(arguments: argparse.Namespace) -> list[FoundFile]:
     if not images:
         raise FileNotFoundError(f"{root}: there is no image in it or the folders in it.")
     layout, cases = cases_in(root, images, arguments.label)
-    print(f"{root}: {layout or 'no layout that is known, images one by one'}.")
+    print(f"{root}: {layout.name if layout else 'no layout that is known, images one by one'}.")
+    for note in layout.notes if layout else ():
+        print(note)
     if passed_over:
         names = some([str(path.relative_to(root)) for path in passed_over])
         print(f"{len(passed_over)} files of no format that is read: {names}.")
     print()
-    return [row for case in tqdm(cases, unit="case", leave=False, dynamic_ncols=True) for row in check_case(case)]
+    # the layout's own cases need not be sent to each process
+    check = partial(check_case, layout=layout and replace(layout, cases=[]))
+    checked = over_cases(check, cases, "Checking", None if len(cases) > _MANY else 0)
+    found = ([FoundFile(rows.file, wrong=rows.cause)] if isinstance(rows, Failure) else rows for rows in checked)
+    return [row for rows in found for row in rows]
 
 
 def _with_bundle(arguments: argparse.Namespace) -> list[FoundFile]:
@@ -85,7 +106,7 @@ def _below(root: Path, file: str) -> str:
 
 def _parse(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m medsaga.data", description="What is in a folder of images, and what is wrong with it."
+        prog="python -m medsaga.data", description="Check a folder of images, or fetch the data set of a bundle."
     )
     commands = parser.add_subparsers(required=True)
     check = commands.add_parser("check", help="read every image and label of a folder, as a training does")
@@ -93,12 +114,16 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
     check.add_argument("--bundle", help="name or folder of a bundle: check its cases by its own preprocessing")
     check.add_argument("--label", action="store_true", help="all files hold class numbers")
     check.add_argument("--csv", help="file for the table")
+    check.set_defaults(command=_check)
+    fetch = commands.add_parser("fetch", help="download a bundle's data set, or say where it is had")
+    fetch.add_argument("name", help="name or folder of a bundle")
+    fetch.add_argument(
+        "--accept-licence", action="store_true", help="the data set's licence, which is shown, is accepted"
+    )
+    fetch.set_defaults(command=_fetch)
     return parser.parse_args(words)
 
 
 if __name__ == "__main__":
-    # what is noticed about a file stands in the table
-    warnings.simplefilter("ignore")
-    for library in ("medsaga", "monai"):
-        logging.getLogger(library).setLevel(logging.ERROR)
+    be_quiet()
     main()

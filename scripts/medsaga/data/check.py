@@ -42,7 +42,7 @@ def check_cases(
         preprocessing: of the bundle, which refuses what cannot be used (:class:`~medsaga.transforms.CheckCased`).
         num_classes: including background.
         cache_dir: of the slice cache.
-        num_workers: processes that read.
+        num_workers: processes that read, see :func:`~medsaga.data.cache_build.make_all`.
         errors: CSV of the files that cannot be used, each with its cause; not there if all can be used.
 
     Raises:

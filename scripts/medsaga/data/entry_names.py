@@ -5,6 +5,8 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,13 +21,13 @@ from medsaga.reading.dicom import series_files
 
 from .case import files_of, inputs_of
 
-__all__ = ["describe", "entry_name", "recipe"]
+__all__ = ["describe", "identify", "recipe"]
 
 # attributes that MONAI's transforms and readers change as they run
 _RUNTIME_STATE = {"R", "filenames", "_tracing"}
 
 # raise it when the content or the layout of an entry changes, or how files are read
-_FORMAT = 2
+_FORMAT = 3
 
 
 def describe(value: Any) -> Any:
@@ -66,35 +68,44 @@ def recipe(preprocessing: Callable, num_classes: int) -> str:
     return _digest([_FORMAT, describe(preprocessing), num_classes])
 
 
-def entry_name(case: dict, made_by: str) -> str:
+def identify(case: dict, made_by: str) -> tuple[str, int]:
     """Name of a case's entry, ``CASE-RECIPE-STATE``: another file, or another recipe, makes another entry.
 
     Args:
         case: as :func:`~medsaga.data.case.files_of` takes it.
         made_by: the :func:`recipe`.
 
+    Returns:
+        the name, and the bytes of the case's files.
+
     Raises:
         FileNotFoundError: an image or label is not there.
     """
     # the label, too, because an image may come twice, with the labels of two readers
     inputs = list(inputs_of(case).values())
-    return f"{_digest(inputs)}-{made_by}-{_digest([_state(file) for file in files_of(case)])}"
+    states = [_state(file) for file in files_of(case)]
+    size = sum(size for files in states for _, size, _ in files)
+    return f"{_digest(inputs)}-{made_by}-{_digest(states)}", size
 
 
-def _state(path: str) -> list:
+def _state(path: str) -> list[tuple[str, int, int]]:
     """Size and time of all that an image is read from: a file, a folder's files, or those of one DICOM series in it."""
-    root = Path(path)
-    if root.is_dir():
-        files = sorted(p for p in root.rglob("*") if p.is_file())
-    elif suffix_of(root) in (".mhd", ".nhdr"):  # headers, whose voxels are beside them
-        files = sorted(root.parent.glob(f"{glob.escape(root.stem)}.*"))
-    elif root.exists():
-        files = [root]
-    else:
+    files: list[Path] = []
+    try:
+        found = os.stat(path)  # once for a file: on a network file system each question takes its time
+    except (FileNotFoundError, NotADirectoryError):
+        root = Path(path)
         files = sorted(series_files(root)) if root.parent.is_dir() else []
+    else:
+        if stat.S_ISDIR(found.st_mode):
+            files = sorted(p for p in Path(path).rglob("*") if p.is_file())
+        elif suffix_of(path) in (".mhd", ".nhdr"):  # headers, whose voxels are beside them
+            files = sorted(Path(path).parent.glob(f"{glob.escape(Path(path).stem)}.*"))
+        else:
+            return [(path, found.st_size, found.st_mtime_ns)]
     if not files:
         raise FileNotFoundError(f"{path}: there is no such file or folder.")
-    return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+    return [(str(file), state.st_size, state.st_mtime_ns) for file in files for state in (file.stat(),)]
 
 
 def _digest(value: Any, length: int = 16) -> str:

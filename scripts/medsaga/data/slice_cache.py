@@ -3,63 +3,30 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
-import re
 import shutil
-import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
 from monai.transforms import Compose
 from tqdm import tqdm
 
-from medsaga.failures import Failure, failure_of, listed
-from medsaga.files import write_json
+from medsaga.failures import Failure, failure_of, listed, nothing_can_be_written
 
-from .case import files_of, inputs_of
-from .entry_names import entry_name, recipe
+from .cache_build import FULL, Maker, Task, make_all
+from .cache_records import Records, at_once
+from .cache_room import LIMIT, Room
+from .cache_run import Run
+from .cached_case import CachedCase
+from .case import files_of
+from .case_slices import trying_again
+from .entry_names import identify, recipe
 
-__all__ = ["CachedCase", "cache_cases", "prepare_cases"]
+__all__ = ["cache_cases", "prepare_cases"]
 
 logger = logging.getLogger(__name__)
-
-_DAY = 24 * 60 * 60  # seconds
-_KEPT = 30 * _DAY  # for so long an entry is kept that no run uses
-_BUILDING = ".building-"
-_ENTRY = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{16}){1,2}(\.json)?")  # two parts: as earlier versions named them
-
-
-class CachedCase:
-    """One preprocessed case: memory-mapped slices, and which classes each slice shows.
-
-    ``images`` is (D, C, H, W) float16: intensities are in [0, 1] after preprocessing, where its step of at most 1/2048
-    is finer than the 8 bits of the images that SAM was trained on. ``labels`` is (D, H, W) uint8, and not there in a
-    case without a label. ``classes`` is (D, k) bool and small, hence read as a whole; without a label all False.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.classes: np.ndarray = np.load(folder / "classes.npy")
-        self.has_label = (folder / "labels.npy").is_file()
-
-    def read(self, index: int) -> dict[str, torch.Tensor]:
-        """Slice ``index`` as {"image": (C, H, W) float32, "label": (1, H, W) uint8}, the label where there is one."""
-        # mapped anew for each read: an open map would pin its pages and a file handle a case in every worker
-        image = np.load(self.folder / "images.npy", mmap_mode="r")[index]
-        item = {"image": torch.from_numpy(image.astype(np.float32))}
-        if self.has_label:
-            label = np.load(self.folder / "labels.npy", mmap_mode="r")[index]
-            item["label"] = torch.from_numpy(np.array(label)[None])
-        return item
 
 
 def cache_cases(
@@ -69,7 +36,7 @@ def cache_cases(
     cache_dir: str | Path,
     num_workers: int = 0,
 ) -> list[CachedCase]:
-    """Preprocess each case once into ``cache_dir`` and return the cases as memory-mapped slices, in order.
+    """Preprocess each case once into ``cache_dir`` and return the cases, in order.
 
     See :func:`prepare_cases` for what is kept and what is made again.
 
@@ -80,15 +47,16 @@ def cache_cases(
             must do without (:func:`~medsaga.data.for_unlabelled`).
         num_classes: including background.
         cache_dir: folder of the cache, made if need be.
-        num_workers: processes that build; each holds one volume. 0 builds in this process.
+        num_workers: processes that preprocess, see :func:`~medsaga.data.cache_build.make_all`.
 
     Raises:
         ValueError: cases that cannot be used, each with its file and what is wrong; the others are cached by then.
+        OSError: the disk is full.
     """
-    entries, failures = prepare_cases(datalist, (), preprocessing, num_classes, cache_dir, num_workers)
+    cases, failures = prepare_cases(datalist, (), preprocessing, num_classes, cache_dir, num_workers)
     if failures:
         raise ValueError(f"{len(failures)} of {len(datalist)} cases cannot be used:\n{listed(failures)}")
-    return [CachedCase(entry) for entry in entries]
+    return cases
 
 
 def prepare_cases(
@@ -98,12 +66,13 @@ def prepare_cases(
     num_classes: int,
     cache_dir: str | Path,
     num_workers: int = 0,
-) -> tuple[list[Path], list[Failure]]:
+) -> tuple[list[CachedCase], list[Failure]]:
     """Preprocess cases, some to keep their slices and some to know that they can be used, each once.
 
-    A case is preprocessed again when the size or time of its files has changed, which removes its old entry. Entries of
-    other preprocessings stay, because another training may use them; what no run has used for 30 days goes. A build
-    that was killed goes on where it was. Several processes may build at once.
+    A case is preprocessed again when the size or time of its files has changed. Its old entry goes then, unless a
+    running process needs it. Entries of other preprocessings stay, because another training may use them, as long as
+    there is room (:class:`~medsaga.data.cache_room.Room`); where there is none for cases of this call, their slices are
+    made when they are read. A build that was killed goes on where it was. Several processes may build at once.
 
     Args:
         cached: cases whose slices are kept.
@@ -114,148 +83,104 @@ def prepare_cases(
         num_workers: as there.
 
     Returns:
-        Folders of the ``cached`` cases that can be used, in order, and what is wrong with all that cannot.
+        The ``cached`` cases that can be used, in order, and what is wrong with all that cannot.
+
+    Raises:
+        OSError: the disk is full.
     """
     cache_dir = Path(cache_dir)
     cache_dir.mkdir(parents=True, exist_ok=True)
-    of_case = _tidy(cache_dir)
     made_by = recipe(preprocessing, num_classes)
-    entries: list[Path] = []
-    failures: list[Failure] = []
-    jobs: dict[str, _Job] = {}
-    for case, keeps in [(case, True) for case in cached] + [(case, False) for case in checked]:
-        try:
-            name = entry_name(case, made_by)
-        except (OSError, ValueError) as err:  # not there, or no series of its folder
-            failures.append(failure_of(err, files_of(case), "cannot be read"))
+    named, failures = _named([*cached, *checked], made_by)
+    kept = {named[i][0] for i in range(len(cached)) if i in named}
+    run = Run(cache_dir)
+    run.uses(kept)  # before looking at what is there, so that it is there when it is read
+    room, records = Room(cache_dir), Records(cache_dir, made_by)
+    known = [name for name, _ in named.values() if room.has(name, slices=False)]
+    records.read(known)
+    room.touch(known)
+
+    of_case = defaultdict(list)
+    for name in room.entries:
+        of_case[name.rpartition("-")[0]].append(name)
+    tasks: dict[str, Task] = {}
+    left = room.left()
+    for index, (name, size) in named.items():
+        if name in tasks or (name in records.known and room.has(name, slices=name in kept)):
             continue
-        folder, record = cache_dir / name, cache_dir / f"{name}.json"
-        if keeps:
-            entries.append(folder)
-        used = folder if (folder / "classes.npy").is_file() else record if not keeps and record.is_file() else None
-        if used is None:
-            stale = [path for path in of_case[name.rpartition("-")[0]] if path.name not in (folder.name, record.name)]
-            jobs.setdefault(name, _Job(case, preprocessing, num_classes, folder if keeps else record, keeps, stale))
-        else:
-            with suppress(OSError):  # of a cache that belongs to somebody else
-                os.utime(used)
-    with tqdm(
-        total=len(jobs), desc=f"Preprocessing into {cache_dir}", unit="case", disable=not jobs, dynamic_ncols=True
-    ) as progress:
-        for failure in _run(list(jobs.values()), num_workers):
-            failures += [failure] if failure else []
-            progress.update()
+        if name in records.known:  # was read, and its slices were not kept
+            left -= records.known[name]["bytes"]
+            if left < 0:
+                continue
+        stale = {*of_case[name.rpartition("-")[0]]} - {name} - room.in_use
+        case = cached[index] if index < len(cached) else checked[index - len(cached)]
+        tasks[name] = Task(case, name, name in kept, tuple(stale), size)
+    maker = Maker(cache_dir, run.folder, preprocessing, num_classes)
+    failures += _make(maker, list(tasks.values()), num_workers, room, records)
+    records.write(room.entries)
+
+    cases = [
+        CachedCase(case, named[index][0], records.known[named[index][0]], maker, run)
+        for index, case in enumerate(cached)
+        if index in named and named[index][0] in records.known
+    ]
+    _warn_of_missing(cases, room, records)
     order = {file: place for place, file in enumerate(file for case in (*cached, *checked) for file in files_of(case))}
     failures = sorted({failure.file: failure for failure in failures}.values(), key=lambda failure: order[failure.file])
-    return [entry for entry in entries if (entry / "classes.npy").is_file()], failures
+    return cases, failures
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A case to be preprocessed into ``entry``: a folder of slices, or a record that it can be used."""
+def _named(cases: Sequence[dict], made_by: str) -> tuple[dict[int, tuple[str, int]], list[Failure]]:
+    """Names of entries and sizes of files by the number of the case, and the cases that are not there."""
 
-    case: dict
-    preprocessing: Callable
-    num_classes: int
-    entry: Path
-    keeps: bool
-    stale: list[Path]
-
-    def run(self) -> Failure | None:
-        """What is wrong with the case instead of an exception."""
-        files = files_of(self.case)
+    def look(case: dict) -> tuple[str, int] | Failure:
         try:
-            arrays = _arrays(self.case, self.preprocessing, self.num_classes)
-        except Exception as err:
-            return failure_of(err, files, "cannot be read")
-        if self.keeps:
-            _write(arrays, self.entry)
-        else:
-            write_json(self.entry, {"files": files})
-        for old in self.stale:
-            _remove(old)
-        return None
+            return trying_again(partial(identify, case, made_by))
+        except (OSError, ValueError) as err:  # not there, or no series of its folder
+            return failure_of(err, files_of(case), "cannot be read")
+
+    found = at_once(look, cases)
+    named = {index: name for index, name in enumerate(found) if not isinstance(name, Failure)}
+    return named, [failure for failure in found if isinstance(failure, Failure)]
 
 
-def _arrays(case: dict, preprocessing: Callable, num_classes: int) -> dict[str, np.ndarray]:
-    """Slices of a case by the names of their files.
-
-    Raises:
-        ValueError: intensities outside [0, 1].
-    """
-    data = preprocessing(inputs_of(case))
-    image = np.asarray(data["image"])
-    is_volume = image.ndim == 4
-    image = np.moveaxis(image, -1, 0) if is_volume else image[None]  # (C, H, W, D) → (D, C, H, W)
-    # MONAI's scaling leaves an image as it is whose two percentiles are equal, and NaN or infinity trains nothing
-    low, high = float(image.min()), float(image.max())
-    if not (low >= -1e-3 and high <= 1 + 1e-3):
-        raise ValueError(
-            f"{files_of(case)[0]}: intensities from {low:g} to {high:g} after preprocessing, expected 0 to 1. Nearly "
-            "all of the image may have one value (then scale it by other percentiles), or the preprocessing does not clip."
+def _make(maker: Maker, tasks: list[Task], num_workers: int, room: Room, records: Records) -> list[Failure]:
+    if tasks and maker.run is None:
+        raise PermissionError(
+            f"{maker.cache_dir}: cannot be written to, and {len(tasks)} cases are not in it; name another folder with "
+            "--cache_dir FOLDER."
         )
-    arrays = {"images": image.astype(np.float16), "classes": np.zeros((len(image), num_classes), dtype=bool)}
-    if "label" in case:
-        label = np.asarray(data["label"])
-        label = np.moveaxis(label[0], -1, 0) if is_volume else label
-        arrays["labels"] = label.astype(np.uint8)
-        arrays["classes"] = np.stack([(label == c).any(axis=(1, 2)) for c in range(num_classes)], axis=1)
-    return arrays
+    failures = []
+    name = f"Preprocessing into {maker.cache_dir}"
+    try:
+        with tqdm(total=len(tasks), desc=name, unit="case", disable=not tasks, dynamic_ncols=True) as progress:
+            for task, done in make_all(maker, tasks, num_workers):
+                if done.failure is not None:
+                    failures.append(done.failure)
+                else:
+                    records.known[task.name] = done.record
+                    if done.written and not room.add(task.name, done.written):
+                        (maker.run / FULL).touch()
+                progress.update()
+    except OSError as err:
+        if not nothing_can_be_written(err):
+            raise
+        raise OSError(
+            err.errno,
+            f"{os.strerror(err.errno)}: {maker.cache_dir} cannot take the slices of all cases; what it has is whole. "
+            f"{shutil.disk_usage(maker.cache_dir).free / 1e9:.1f} GB are free. Make room, name another folder with "
+            f"--cache_dir FOLDER, or set {LIMIT} to fewer gigabytes than it may take",
+        ) from err
+    return failures
 
 
-def _write(arrays: dict[str, np.ndarray], folder: Path) -> None:
-    # written under a temporary name and renamed: a build killed half-way leaves no half entry
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_BUILDING) as building:
-        work = Path(building) / "entry"
-        work.mkdir()
-        for name, array in arrays.items():
-            np.save(work / f"{name}.npy", array)
-        try:
-            os.rename(work, folder)
-        except OSError:
-            if not (folder / "classes.npy").is_file():  # otherwise another process was first, with the same content
-                raise
-
-
-def _tidy(cache_dir: Path) -> dict[str, list[Path]]:
-    """Remove what killed builds have left and what no run uses; the other entries by case and recipe."""
-    now = time.time()
-    of_case: dict[str, list[Path]] = defaultdict(list)
-    for path in cache_dir.iterdir():
-        building = path.name.startswith(_BUILDING)
-        if not building and not _ENTRY.fullmatch(path.name):
-            continue
-        with suppress(FileNotFoundError):  # another process may tidy, too
-            if now - path.stat().st_mtime > (_DAY if building else _KEPT):
-                _remove(path)
-            elif not building:
-                of_case[path.name.rpartition("-")[0]].append(path)
-    return of_case
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _run(jobs: list[_Job], num_workers: int) -> Iterator[Failure | None]:
-    if num_workers < 1 or len(jobs) < 2:
-        yield from (job.run() for job in jobs)
-        return
-    # spawned, not forked: a fork of a process whose OpenMP threads have run can hang
-    context = multiprocessing.get_context("spawn")
-    workers, done = min(num_workers, len(jobs)), 0
-    while done < len(jobs):
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            try:
-                for failure in pool.map(_Job.run, jobs[done:]):
-                    yield failure
-                    done += 1
-            except BrokenProcessPool:
-                if workers == 1:  # then it is this case that ended the process
-                    file = files_of(jobs[done].case)[0]
-                    yield Failure(file, "reading it ended the process, most likely for want of memory.")
-                    done += 1
-                workers = 1
+def _warn_of_missing(cases: Sequence[CachedCase], room: Room, records: Records) -> None:
+    missing = {case.name for case in cases if room.entries[case.name].size is None}
+    if missing:
+        size = {name: records.known[name]["bytes"] for name in {case.name for case in cases}}
+        logger.warning(
+            f"The slices of {len(missing)} of {len(size)} training cases do not fit into {room.cache_dir}: the case is "
+            f"preprocessed anew for each slice that is read, which is slow. All would take "
+            f"{sum(size.values()) / 1e9:.3g} GB, the cache may take {room.limit / 1e9:.3g} GB. Make room, name a "
+            f"folder of another disk with --cache_dir FOLDER, or set {LIMIT}."
+        )

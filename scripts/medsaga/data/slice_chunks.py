@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from monai.transforms import Compose
 
-from .slice_cache import CachedCase
+from .cached_case import CachedCase
 from .slice_dataset import SliceDataset
 
 __all__ = ["SliceChunks"]
@@ -79,7 +79,7 @@ class SliceChunks(SliceDataset):
                     f"{case['image']} has {length} slice{'s' if length > 1 else ''}, a chunk has depth={depth}: lower "
                     "it, or train the 2-D form"
                 )
-        chunks = sorted({(c, min(i - i % depth, lengths[c] - depth)) for c, i in self.slices})
+        chunks = sorted({(c, min(i - i % depth, lengths[c] - depth)) for c, i in self.slices.tolist()})
         if num_slices is not None:
             wanted = max(1, num_slices // depth)
             if wanted > len(chunks):
@@ -90,7 +90,7 @@ class SliceChunks(SliceDataset):
                 logger.warning(self.shortages[-1])
             order = np.random.RandomState(seed).permutation(len(chunks))
             chunks = [chunks[i] for i in order[:wanted]]
-        self.slices = chunks  # (case, first slice)
+        self.slices = np.array(chunks, np.int32)  # (case, first slice)
         self.cases = [_Chunks(cached, depth) for cached in self.cases]
         logger.info(f"{len(chunks)} chunks of {depth} slices.")
         if class_names is not None:

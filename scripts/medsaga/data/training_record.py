@@ -101,7 +101,10 @@ def record_notes(model_path: str | Path) -> list[str]:
     """
     record = read_record(model_path)
     if record is None:
-        return ["The model does not say which patients it has learnt from: nothing shows that these are unseen."]
+        return [
+            "The model does not say which patients it has learnt from (exported weights do not): "
+            "nothing shows that these are unseen."
+        ]
     notes = []
     if record["unseen_classes"]:
         notes.append(f"The model has never seen: {', '.join(record['unseen_classes'])}.")

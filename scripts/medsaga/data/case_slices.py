@@ -1,0 +1,106 @@
+"""Slices of a preprocessed case, in memory and as a file from which one slice is one read."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from medsaga.failures import root_cause
+
+from .case import files_of, inputs_of
+
+__all__ = ["classes_in", "read_slice", "slices_of", "trying_again", "write_slices"]
+
+# a network file system's way to say that a file was replaced, or that its server did not answer
+_PASSING = (errno.ESTALE, errno.EIO)
+
+Result = TypeVar("Result")
+
+
+def slices_of(case: Mapping[str, Any], preprocessing: Callable) -> np.ndarray:
+    """Preprocess a case.
+
+    Args:
+        case: as :func:`~medsaga.data.case.inputs_of` takes it.
+        preprocessing: see :func:`~medsaga.data.slice_cache.cache_cases`.
+
+    Returns:
+        (D,) of records: ``image`` (C, H, W) float16, and, where the case has one, ``label`` (H, W) uint8. Intensities
+        are in [0, 1], where the step of float16 of at most 1/2048 is finer than the 8 bits of the images that SAM was
+        trained on.
+
+    Raises:
+        ValueError: intensities outside [0, 1].
+    """
+    data = preprocessing(inputs_of(case))
+    image = np.asarray(data["image"])
+    is_volume = image.ndim == 4
+    image = np.moveaxis(image, -1, 0) if is_volume else image[None]  # (C, H, W, D) → (D, C, H, W)
+    # MONAI's scaling leaves an image as it is whose two percentiles are equal, and NaN or infinity trains nothing
+    low, high = float(image.min()), float(image.max())
+    if not (low >= -1e-3 and high <= 1 + 1e-3):
+        raise ValueError(
+            f"{files_of(case)[0]}: intensities from {low:g} to {high:g} after preprocessing, expected 0 to 1. Nearly "
+            "all of the image may have one value (then scale it by other percentiles), or the preprocessing does not "
+            "clip."
+        )
+    fields: list[tuple] = [("image", "<f2", image.shape[1:])]
+    if "label" in case:
+        label = np.asarray(data["label"])
+        label = np.moveaxis(label[0], -1, 0) if is_volume else label
+        fields.append(("label", "u1", label.shape[1:]))
+    slices = np.empty(len(image), fields)
+    slices["image"] = image
+    if "label" in case:
+        slices["label"] = label
+    return slices
+
+
+def classes_in(slices: np.ndarray, num_classes: int) -> np.ndarray:
+    """(D, k) bool: which classes each slice shows; without labels none."""
+    if "label" not in slices.dtype.names:
+        return np.zeros((len(slices), num_classes), bool)
+    return np.stack([(slices["label"] == number).any(axis=(1, 2)) for number in range(num_classes)], axis=1)
+
+
+def write_slices(path: Path, slices: np.ndarray) -> None:
+    """Write slices as ``.npy``.
+
+    Raises:
+        OSError: the disk is full; half a file is left.
+    """
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(slices))
+        file.write(slices.view(np.uint8).data)  # numpy's own tofile does not say that a disk is full
+
+
+def read_slice(path: Path, index: int) -> np.void:
+    """Read one slice.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is damaged.
+    """
+    # read, not mapped: a file system that fails would end the process, and an open map hold a file handle a case
+    with path.open("rb", buffering=0) as raw:
+        try:
+            np.lib.format.read_magic(raw)
+            (length,), _, dtype = np.lib.format.read_array_header_1_0(raw)
+            raw.seek(range(length)[index] * dtype.itemsize, 1)
+            return np.frombuffer(raw.read(dtype.itemsize), dtype, 1)[0]
+        except ValueError as err:
+            raise ValueError(f"{path} is damaged ({err}); delete it, and it is made again") from err
+
+
+def trying_again(read: Callable[[], Result]) -> Result:
+    """What ``read`` returns; it is called once more where a network file system failed it in passing."""
+    try:
+        return read()
+    except Exception as err:
+        if getattr(root_cause(err), "errno", None) not in _PASSING:
+            raise
+        return read()
