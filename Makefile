@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo serve test lint install install-test constraints clean
+.PHONY: demo serve test lint bundles install install-test constraints clean
 
 demo: install
 	$(BIN)/python -m medsaga.demo
@@ -20,6 +20,10 @@ test: install-test lint
 lint: install-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# the bundles' configs and READMEs from bundles/base and each one's dataset.json and texts
+bundles: install
+	$(BIN)/python -m medsaga.bundle write
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test

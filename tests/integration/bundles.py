@@ -25,6 +25,13 @@ ENCODERS = {
     "chest_xray": {"network_def#encoder": "vit_t", "image_size": 56},
     "spleen": {"network_def#encoder": "vit_test", "image_size": 64},
     "amos": {"network_def#encoder": "vit_test", "image_size": 64},
+    "synapse": {"network_def#encoder": "vit_test", "image_size": 64},
+    "breast_ultrasound": {"network_def#encoder": "vit_t", "image_size": 56},
+    "fundus": {"network_def#encoder": "vit_t", "image_size": 56},
+    "brain_tumour": {"network_def#encoder": "vit_t", "image_size": 56},
+    "thyroid_ultrasound": {"network_def#encoder": "vit_t", "image_size": 56},
+    "skin_lesion": {"network_def#encoder": "vit_t", "image_size": 56},
+    "cvpr24": {"network_def#encoder": "vit_t", "image_size": 56},
 }
 
 

@@ -1,6 +1,8 @@
 """Pre-training by bundles/methods/pretrain.json on images without labels, and a training that starts from it."""
 
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from medsaga.networks import SamSegmenter
 
 from .bundles import BUNDLES, ENCODERS, ROOT, command, config_files, fails, paths, run, start
 from .dicom.small import write_chest_phantoms
+from .published_layouts import brain_tumour
 
 PRETRAIN = "../../methods/pretrain"  # as seen from a bundle's configs
 SHORT = {
@@ -46,10 +49,14 @@ def options(bundle, folder, work, **changes):
 
 @pytest.mark.parametrize("bundle", BUNDLES)
 def test_every_bundle_pretrains_on_images_alone(bundle, scans, chests, tmp_path):
-    folder = chests / "images" if bundle == "chest_xray" else scans
+    pictures = json.loads(Path(config_files(bundle, "train")[0]).read_text())["plane"] is None
+    folder = chests / "images" if pictures else scans
+    if bundle == "brain_tumour":  # four files a case
+        folder = tmp_path / "data"
+        brain_tumour(folder)
     parts = {"emix_weight": 0.1, "shed_weight": 0.1} if bundle in ("chest_xray", "spleen") else {}
     settings = options(bundle, folder, tmp_path, **parts)
-    if bundle == "chest_xray":
+    if pictures:
         settings["num_slices"] = 4
     run("training", bundle, "train", PRETRAIN, **settings)
     last = torch.load(tmp_path / "output" / "last.pt", weights_only=True)
@@ -57,9 +64,11 @@ def test_every_bundle_pretrains_on_images_alone(bundle, scans, chests, tmp_path)
     groups = last["optimizer"]["param_groups"]
     assert [group["name"] for group in groups] == ["encoder_galore", "encoder", "decoder"]
     assert len(last["optimizer"]["state"]) == sum(len(group["params"]) for group in groups)
-    assert len(groups[2]["params"]) == (5 if parts else 3)
+    projection = 2 if bundle == "brain_tumour" else 0  # of four sequences to three channels
+    assert len(groups[2]["params"]) == (5 if parts else 3) + projection
     encoder = ENCODERS[bundle]
-    segmenter = SamSegmenter(encoder["network_def#encoder"], encoder["image_size"], 2, tmp_path / "model.pt", True)
+    network = encoder["network_def#encoder"], encoder["image_size"], 2, tmp_path / "model.pt", True
+    segmenter = SamSegmenter(*network, in_channels=4 if projection else 1)
     assert torch.equal(
         segmenter.state_dict()["image_encoder.neck.0.weight"], last["network"]["model"]["image_encoder.neck.0.weight"]
     )

@@ -1,0 +1,111 @@
+"""What the values of a ``dataset.json`` have to be, beyond their types."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["check_name", "problems"]
+
+_BUNDLE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_DATALIST = re.compile(r"medsaga\.data\.[a-z_0-9]+_datalist")
+_FOLDER = re.compile(r"[\w .()+,=-]+(/[\w .()+,=-]+)*")  # goes into an expression, between quotes
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no bundle can have: it is a folder's, and stands between quotes in an expression.
+
+    Raises:
+        ValueError: with what it may have.
+    """
+    if not _BUNDLE_NAME.fullmatch(name):
+        raise ValueError(f"name is {name!r}; a bundle's name has letters, digits and _ only, and begins with a letter.")
+
+
+def problems(d: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with fields whose types are right, a sentence each.
+
+    Args:
+        d: all fields of a ``dataset.json``.
+    """
+    try:
+        check_name(d["name"])
+    except ValueError as err:
+        yield str(err)
+    if (d["folder"] is None) == (d["dataset_dir"] is None):
+        yield "give one of folder (below $MEDSAGA_DATA) and dataset_dir (a path)."
+    for field in ("folder", "test_images"):
+        path = d[field]
+        if path and (not _FOLDER.fullmatch(path) or ".." in path.split("/")):
+            yield f"{field} is {path!r}; it must be a relative path of plain names, as 'Task04_Hippocampus/imagesTs'."
+    if not _DATALIST.fullmatch(str(d["datalist"].get("_target_"))):
+        yield f"datalist has _target_ {d['datalist'].get('_target_')!r}; it must be one of medsaga.data's datalists."
+    if "dataset_dir" in d["datalist"]:
+        yield "datalist names dataset_dir, which is a field of its own."
+    for field, least in (("class_names", 2), ("channel_names", 1)):
+        names = d[field]
+        if len(names) < least or len(set(map(str, names))) < len(names) or not all(_is_name(name) for name in names):
+            yield f"{field} is {names!r}; it must be {least} or more different names."
+    if d["sequences"] is not None and (
+        len(d["sequences"]) != len(d["channel_names"]) or not all(_is_name(end) for end in d["sequences"])
+    ):
+        yield f"sequences is {d['sequences']!r}; it must have the end of the files' names for each of channel_names."
+    if d["split"] is not None and (
+        set(d["split"]) != {"train", "validation", "test"} or not all(isinstance(p, list) for p in d["split"].values())
+    ):
+        yield "split must have the lists of patients train, validation and test, some of which may be empty."
+    yield from _download_problems(d["download"])
+    yield from _label_problems(d["label_values"], len(d["class_names"]))
+    yield from _intensity_problems(d["intensities"])
+    for field in ("image_size", "batch_size", "inference_batch_size", "epochs", "val_interval"):
+        if d[field] < 1:
+            yield f"{field} is {d[field]}; it must be 1 or more."
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _label_problems(values: Any, num_classes: int) -> Iterator[str]:
+    if values is None or values == "instances":
+        if values and num_classes != 2:
+            yield f'label_values "instances" makes one class of all numbers, and class_names has {num_classes - 1}.'
+        return
+    numbers = [n for v in values for n in (v if isinstance(v, list) else [v])] if isinstance(values, list) else None
+    if numbers is None or len(values) not in (num_classes - 1, num_classes) or not all(type(n) is int for n in numbers):
+        yield (
+            f'label_values is {json.dumps(values)}; it must be null, "instances", or for each class the number (or the '
+            "list of numbers) that labels have for it, that of background, the first, left out or not."
+        )
+    elif len(set(numbers)) < len(numbers):
+        yield f"label_values is {json.dumps(values)}; it names a number twice."
+
+
+def _download_problems(download: dict[str, Any] | None) -> Iterator[str]:
+    files = [] if download is None else download.get("files", [download] if "url" in download else [])
+    keys = set() if download is None else set(download) - {"page", "licence", "files", "url", "sha256", "md5"}
+    right = isinstance(files, list) and all(isinstance(file, dict) and "url" in file for file in files)
+    if keys or not right or (download is not None and not {"page", "licence"} <= set(download)):
+        yield (
+            "download must have a page and a licence, and where it has a public address url (and sha256 or md5), or "
+            "files, a list of these."
+        )
+
+
+def _intensity_problems(intensities: dict[str, Any]) -> Iterator[str]:
+    keys = set(intensities)
+    limits = intensities.get("range", intensities.get("percentiles"))
+    if keys - {"percentiles", "floor"} and keys != {"range"}:
+        limits = None
+    right = isinstance(limits, list) and len(limits) == 2 and all(_is_number(limit) for limit in limits)
+    if not right or limits[0] >= limits[1] or not _is_number(intensities.get("floor") or 0):
+        yield (
+            f'intensities is {json.dumps(intensities)}; it must be {{"range": [lowest, highest]}} or {{"percentiles": '
+            '[lower, upper], "floor": a value or null}.'
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
