@@ -7,7 +7,11 @@ import logging
 import sys
 import warnings
 
+from medsaga.bundle import template
+from medsaga.export import command as export
 from medsaga.failures import root_cause
+from medsaga.planning import command as planning
+from medsaga.verify import command as verify
 
 
 def main(words: list[str] | None = None) -> None:
@@ -21,8 +25,8 @@ def main(words: list[str] | None = None) -> None:
     )
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error comes from")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in ():
-        add(commands)
+    for room in (planning, template, export, verify):
+        room.add_commands(commands)
     arguments = parser.parse_args(words)
     try:
         arguments.command(arguments)
