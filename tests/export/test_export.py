@@ -54,6 +54,20 @@ def test_automatic_segmentation_is_torchs(network, exported, images, channels):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("channels", [2, 4])
+def test_several_channels_are_torchs(tmp_path, channels):
+    torch.manual_seed(0)
+    network = SamSegmenter("vit_test", 64, 3, in_channels=channels).eval()
+    network.channel_projection.weight.add_(torch.rand_like(network.channel_projection.weight))
+    export_network(network, tmp_path / "network")
+    exported = ExportedSegmenter(tmp_path / "network")
+    image = torch.rand(2, channels, 64, 64)
+    assert_close(exported(image), network(image))
+    with pytest.raises(ValueError, match=rf"must be \(B, {channels}, 64, 64\)"):
+        exported(image[:, :1])
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(("images", "number"), [(1, 1), (1, 2), (1, 9), (3, 3)])
 def test_boxes_are_torchs(network, exported, images, number):
     image = torch.rand(images, 1, 64, 64, generator=torch.Generator().manual_seed(1))

@@ -19,9 +19,9 @@ __all__ = ["differences", "seconds_in_turns", "timings"]
 _BOXES = 4  # as many as BoxInferer decodes at once
 
 
-def _inputs(size: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    random = torch.Generator().manual_seed(seed)
-    image = torch.rand(1, 3, size, size, generator=random)
+def _inputs(network: SamSegmenter, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    random, size = torch.Generator().manual_seed(seed), network.image_size
+    image = torch.rand(1, network.channel_counts[-1], size, size, generator=random)
     corners = torch.rand(_BOXES, 2, 2, generator=random).sort(dim=1).values * size
     return image, corners.flatten(1)
 
@@ -38,7 +38,7 @@ def differences(network: SamSegmenter, exported: ExportedSegmenter, seed: int = 
     Returns:
         ``automatic`` and ``boxes``.
     """
-    image, boxes = _inputs(network.image_size, seed)
+    image, boxes = _inputs(network, seed)
     pairs = {
         "automatic": (network(image), exported(image)),
         "boxes": (network(image, boxes=boxes), exported(image, boxes=boxes)),
@@ -74,7 +74,7 @@ def timings(network: SamSegmenter, folder: str | Path, repeats: int) -> list[dic
     Returns:
         rows with ``what``, and seconds by ``torch`` and by each precision of the export.
     """
-    image, boxes = _inputs(network.image_size, seed=0)
+    image, boxes = _inputs(network, seed=0)
     networks = {"torch": network, **{p: ExportedSegmenter(folder, p) for p in RUN_PRECISIONS}}
     embedding = network.encode(image)
     work: dict[str, tuple[int, Callable]] = {

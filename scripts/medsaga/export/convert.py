@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 import warnings
@@ -10,12 +9,12 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import nn
 
 from medsaga.files import write_json
 from medsaga.networks import SamSegmenter
-from medsaga.networks.attention import RelPosAttention, folded_attention
+
+from .portable import portable
 
 __all__ = ["BOX_DECODER", "DECODER", "DESCRIPTION", "ENCODER", "export_network", "import_openvino"]
 
@@ -58,11 +57,9 @@ def export_network(network: SamSegmenter, folder: str | Path, head: str = "class
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} is there already: name another folder, or remove it.")
-    if network.precision != "fp32":
-        raise ValueError(f"a network of precision {network.precision!r} is not exported: build it with 'fp32'.")
-    network = _convertible(network)
+    network = portable(network)
     size = network.image_size
-    image = torch.zeros(2, 3, size, size)
+    image = torch.zeros(2, network.channel_counts[-1], size, size)
     # of other numbers of images and boxes than 1, so that no part takes 1 for granted
     with torch.no_grad():
         embedding = network.encode(image)
@@ -88,6 +85,7 @@ def export_network(network: SamSegmenter, folder: str | Path, head: str = "class
             "encoder": network.encoder,
             "image_size": size,
             "num_classes": network.num_classes,
+            "in_channels": image.shape[1],
             "head": head,
         }
         write_json(writing / DESCRIPTION, description)
@@ -112,22 +110,3 @@ class _Decoder(nn.Module):
 
     def forward(self, embedding: torch.Tensor, boxes: torch.Tensor | None = None) -> torch.Tensor:
         return self.network.decode(embedding, boxes=boxes)
-
-
-class _PortableAttention(RelPosAttention):
-    """The form for GPUs, which is made of operators that other runtimes know, on any device."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        height, width = x.shape[1:3]
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
-        table_h = get_rel_pos(height, height, self.rel_pos_h)
-        table_w = get_rel_pos(width, width, self.rel_pos_w)
-        return self.proj(folded_attention(qkv, table_h, table_w).flatten(-2))
-
-
-def _convertible(network: SamSegmenter) -> SamSegmenter:
-    network = copy.deepcopy(network).cpu().eval()
-    for module in network.modules():
-        if isinstance(module, RelPosAttention):
-            module.__class__ = _PortableAttention
-    return network

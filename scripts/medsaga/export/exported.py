@@ -12,7 +12,7 @@ import torch
 
 from .convert import BOX_DECODER, DECODER, DESCRIPTION, ENCODER, import_openvino
 
-__all__ = ["RUN_PRECISIONS", "ExportedSegmenter"]
+__all__ = ["RUN_PRECISIONS", "ExportedSegmenter", "openvino_core"]
 
 RUN_PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
@@ -45,6 +45,7 @@ class ExportedSegmenter:
         self.encoder: str = description["encoder"]
         self.image_size: int = description["image_size"]
         self.num_classes: int = description["num_classes"]
+        self.in_channels: int = description.get("in_channels", 3)  # earlier exports do not say
         self.head: str = description["head"]
         self.pixel_mean = torch.zeros(3, 1, 1)  # the encoder file normalises itself; inferers ask this for the device
         self._options = {
@@ -67,17 +68,19 @@ class ExportedSegmenter:
         """Image embeddings, as :meth:`medsaga.networks.SamSegmenter.encode`.
 
         Shape:
-            - image: (B, 1 or 3, S, S)
+            - image: (B, C, S, S), for C = 3 also (B, 1, S, S)
             - output: (B, 256, m / 4, m / 4)
 
         Raises:
             ValueError: when the image has another size or number of channels.
         """
         size = self.image_size
-        if image.ndim != 4 or image.shape[1] not in (1, 3) or image.shape[2:] != (size, size):
-            raise ValueError(f"image has shape {tuple(image.shape)}: it must be (B, 1 or 3, {size}, {size})")
+        channels = (1, 3) if self.in_channels == 3 else (self.in_channels,)
+        if image.ndim != 4 or image.shape[1] not in channels or image.shape[2:] != (size, size):
+            wanted = " or ".join(map(str, channels))
+            raise ValueError(f"image has shape {tuple(image.shape)}: it must be (B, {wanted}, {size}, {size})")
         # one at a time: a batch takes no less time an image, and memory in proportion
-        return torch.cat([_run(self._encoder, item) for item in image.expand(-1, 3, -1, -1).split(1)])
+        return torch.cat([_run(self._encoder, item) for item in image.expand(-1, self.in_channels, -1, -1).split(1)])
 
     def decode(
         self,
@@ -110,7 +113,7 @@ class ExportedSegmenter:
 
     @cached_property
     def _encoder(self) -> Any:
-        return self._compile(ENCODER, (1, 3, self.image_size, self.image_size))
+        return self._compile(ENCODER, (1, self.in_channels, self.image_size, self.image_size))
 
     @cached_property
     def _decoder(self) -> Any:
@@ -121,14 +124,14 @@ class ExportedSegmenter:
         return self._compile(BOX_DECODER)
 
     def _compile(self, file: str, shape: Sequence[int] | None = None) -> Any:
-        network = _core().read_model(self.folder / file)
+        network = openvino_core().read_model(self.folder / file)
         if shape is not None:  # OpenVINO plans better for a shape that it knows
             network.reshape(list(shape))
-        return _core().compile_model(network, "CPU", self._options)
+        return openvino_core().compile_model(network, "CPU", self._options)
 
 
 @cache
-def _core() -> Any:
+def openvino_core() -> Any:
     """OpenVINO's core, one for the process.
 
     OpenVINO 2026.4 gives the main thread a stack for signals with each core, and takes that of the core before when one

@@ -1,0 +1,139 @@
+"""An exported bundle where it will be used: with only the wheel of this package, and in MONAI Label's stock app."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import requests
+import torch
+
+from medsaga.bundle.__main__ import main
+
+from ..verify.conftest import small, weights
+from .bundles import ROOT
+from .server import _free_port, read_mask, stop
+
+WHERE = "import importlib.util; print(importlib.util.find_spec('medsaga').origin)"
+SAMPLE_APPS = [Path(sys.prefix, "monailabel", "sample-apps"), Path(sys.prefix, "share", "monailabel", "sample-apps")]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The folder that an exported zip file holds."""
+    work = tmp_path_factory.mktemp("zoo")
+    bundle = small(work / "mine" / "hippocampus")
+    (bundle / "models").mkdir()
+    torch.save(weights(), bundle / "models" / "model.pt")
+    main(["export", str(bundle), "--output", str(work / "x.zip"), "--forms", "ts"])
+    with zipfile.ZipFile(work / "x.zip") as file:
+        file.extractall(work / "unpacked")
+    return work / "unpacked" / "hippocampus"
+
+
+@pytest.fixture(scope="module")
+def clean_python(tmp_path_factory):
+    """An environment with this package's wheel, and its dependencies as they are installed here."""
+    work = tmp_path_factory.mktemp("wheel")
+    source = work / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "scripts", source / "scripts", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--no-index"]
+    subprocess.run([*build, "-w", str(work), str(source)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(work / "env")], check=True)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    packages = work / "env" / "lib" / version / "site-packages"
+    with zipfile.ZipFile(next(work.glob("medsaga-*.whl"))) as wheel:
+        wheel.extractall(packages)
+    # a folder on the path only: the .pth files in it, which would lead to this repository, are not read
+    (packages / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    return work / "env" / "bin" / "python"
+
+
+def run(python, folder, *words):
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "MEDSAGA_DATA")}
+    return subprocess.run(
+        [str(python), "-W", "ignore", *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.integration
+def test_it_runs_with_the_wheel_alone_from_any_folder(exported, clean_python, phantoms, tmp_path):
+    where = run(clean_python, tmp_path, "-c", WHERE).stdout
+    assert str(clean_python.parents[1]) in where
+    # from the folder beside it, as its model card says
+    words = ["-m", "monai.bundle", "run", "evaluating", "--config_file", "hippocampus/configs/inference.json"]
+    images = tmp_path / "images"
+    images.mkdir()
+    first = sorted((phantoms / "imagesTr").iterdir())[0]
+    shutil.copy(first, images)
+    done = run(clean_python, exported.parent, *words, "--dataset_dir", str(images))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    mask = nib.load(next((exported / "output" / "predictions").iterdir()))
+    image = nib.load(first)
+    assert mask.shape == image.shape and np.array_equal(mask.affine, image.affine)
+    assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 1, 2}
+    shutil.rmtree(exported / "output")
+    # and the validator with the schema that the wheel brings
+    done = run(clean_python, tmp_path, "-m", "medsaga.bundle", "verify", str(exported), "--published")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.integration
+def test_monai_labels_stock_app_serves_it(exported, phantoms, tmp_path):
+    pytest.importorskip("monailabel", reason="MONAI Label is not installed: pip install 'medsaga[label]'")
+    app = next((folder / "monaibundle" for folder in SAMPLE_APPS if (folder / "monaibundle").is_dir()), None)
+    if app is None:
+        pytest.skip("MONAI Label's sample apps are not beside it")
+    shutil.copytree(app, tmp_path / "app", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(exported, tmp_path / "app" / "model" / "hippocampus")
+    (tmp_path / "studies").mkdir()
+    image = shutil.copy(sorted((phantoms / "imagesTr").iterdir())[0], tmp_path / "studies")
+    url = f"http://127.0.0.1:{(port := _free_port())}"
+    command = [sys.executable, "-W", "ignore", "-m", "monailabel.main", "start_server", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--app", str(tmp_path / "app"), "--studies", str(tmp_path / "studies")]
+    # models that lie there, of which none is asked for in the internet
+    for key, value in {"models": "hippocampus", "zoo_source": "ngc", "sam2": "false"}.items():
+        command += ["--conf", key, value]
+    environment = {**os.environ, "MONAI_LABEL_SESSION_PATH": str(tmp_path / "sessions")}
+    log = tmp_path / "server.log"
+    with open(log, "w") as output:
+        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=tmp_path, env=environment)
+    try:
+        info = wait_for(url + "/info/", server, log)
+        assert info["models"]["hippocampus"]["labels"] == {"anterior": 1, "posterior": 2}
+        assert "hippocampus" in info["trainers"]
+        name = Path(image).name.removesuffix(".nii.gz")
+        query = {"image": name, "output": "image"}
+        answer = requests.post(f"{url}/infer/hippocampus", params=query, data={"params": "{}"}, timeout=120)
+        assert answer.ok, log.read_text()[-3000:]
+        mask = read_mask(answer.content, tmp_path)
+        assert mask.shape == nib.load(image).shape and set(np.unique(mask)) <= {0, 1, 2}
+        assert np.allclose(nib.load(tmp_path / "mask.nii.gz").affine, nib.load(image).affine)
+        assert not (tmp_path / "app" / "model" / "hippocampus" / "output").exists(), "the app keeps masks itself"
+    finally:
+        stop(server)
+
+
+def wait_for(url, server, log, seconds=180):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            answer = requests.get(url, timeout=10)
+            if answer.ok:
+                return answer.json()
+        except requests.ConnectionError:
+            pass
+        time.sleep(0.3)
+    raise RuntimeError(f"The server does not answer at {url}:\n{log.read_text()[-3000:]}")
