@@ -14,7 +14,7 @@ from typing import Any
 
 from medsaga.files import write_json
 
-__all__ = ["execute", "is_done"]
+__all__ = ["execute", "is_done", "run_logged"]
 
 
 def is_done(folder: Path) -> bool:
@@ -61,8 +61,10 @@ def execute(
     paths = {"output_dir": folder / "output", "model_path": folder / "model.pt", "cache_dir": cache_dir}
     resumed = (folder / "output" / "last.pt").is_file()
     log = folder / "log.txt"
-    seconds, peak = _call(_words("training", bundle, ["train"], overlays, {**options, **paths, "resume": True}), log)
-    _call(
+    seconds, peak = run_logged(
+        _words("training", bundle, ["train"], overlays, {**options, **paths, "resume": True}), log
+    )
+    run_logged(
         _words("evaluating", bundle, ["train", "evaluate"], overlays, {**options, **paths, **(evaluation or {})}), log
     )
     write_json(folder / "run.json", {"minutes": seconds / 60, "resumed": resumed, "peak_rss": peak})
@@ -76,11 +78,23 @@ def _words(
     return words + [word for key, value in options.items() for word in (f"--{key}", str(value))]
 
 
-def _call(words: list[str], log: Path) -> tuple[float, int]:
-    """Run a command; return its seconds and its peak resident memory in bytes."""
+def run_logged(words: Sequence[str], log: Path, folder: Path | None = None) -> tuple[float, int]:
+    """Run a command.
+
+    Args:
+        words: of the command.
+        log: file for what it prints; added to.
+        folder: to run it in; None for the working directory.
+
+    Returns:
+        its seconds, and its peak resident memory in bytes.
+
+    Raises:
+        RuntimeError: when it fails, with the end of the log.
+    """
     start = time.perf_counter()
     with log.open("a") as file:
-        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, cwd=folder)
         try:
             _, status, usage = os.wait4(process.pid, 0)  # tells of this process alone
         except BaseException:

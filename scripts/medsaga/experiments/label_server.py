@@ -92,6 +92,10 @@ class LabelServer:
             )
         return answer
 
+    def models(self) -> dict[str, Any]:
+        """What the server says of each model, by its name."""
+        return self._call("GET", "/info/").json()["models"]
+
     def labelled(self) -> set[str]:
         """Images that have a final label."""
         objects = self._call("GET", "/datastore/", params={"output": "all"}).json()["objects"]
@@ -103,13 +107,17 @@ class LabelServer:
 
     def infer(self, model: str, image: str | Path, **params: Any) -> np.ndarray:
         """Mask of an image of the datastore, by id, or of a file, which is uploaded."""
+        content = self.infer_file(model, image, **params)
+        return np.asarray(nib.Nifti1Image.from_bytes(gzip.decompress(content)).dataobj)
+
+    def infer_file(self, model: str, image: str | Path, **params: Any) -> bytes:
+        """The same as the file that the server answers with."""
         options: dict[str, Any] = {"params": {"output": "image"}, "data": {"params": json.dumps(params)}}
         if isinstance(image, Path):
             options["files"] = {"file": (image.name, image.read_bytes())}
         else:
             options["params"]["image"] = image
-        content = self._call("POST", f"/infer/{model}", **options).content
-        return np.asarray(nib.Nifti1Image.from_bytes(gzip.decompress(content)).dataobj)
+        return self._call("POST", f"/infer/{model}", **options).content
 
     def save_label(self, image: str, label: Path) -> None:
         """Submit a final label."""
