@@ -57,7 +57,7 @@ def write_experiment(folder, **changes):
 
 
 def call_in_this_process(words, log):
-    """``bundle_run._call`` without the seconds that a new process takes to import everything."""
+    """``bundle_run.run_logged`` without the seconds that a new process takes to import everything."""
     hook = sys.excepthook
     options = {key.removeprefix("--"): DefaultParseValue(value) for key, value in zip(words[7::2], words[8::2])}
     monai.bundle.run(words[6], **options)
@@ -74,7 +74,7 @@ def done(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         patch.setenv("MEDSAGA_DATA", str(folder / "data"))
-        patch.setattr(bundle_run, "_call", call_in_this_process)
+        patch.setattr(bundle_run, "run_logged", call_in_this_process)
         main(words)
     return words, folder
 
@@ -122,7 +122,7 @@ def test_what_is_done_is_not_run_again(done, monkeypatch):
     called = []
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("MEDSAGA_DATA", str(folder / "data"))
-    monkeypatch.setattr(bundle_run, "_call", lambda words, log: called.append(words))
+    monkeypatch.setattr(bundle_run, "run_logged", lambda words, log: called.append(words))
     main(words)
     assert called == []
 

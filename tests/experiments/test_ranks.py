@@ -26,7 +26,7 @@ SMALL = [
 
 
 def call_in_this_process(words, log):
-    """``bundle_run._call`` without the seconds that a new process takes to import everything."""
+    """``bundle_run.run_logged`` without the seconds that a new process takes to import everything."""
     assert words[1:6] == ["-W", "ignore", "-m", "monai.bundle", "run"]
     hook = sys.excepthook
     options = {key.removeprefix("--"): DefaultParseValue(value) for key, value in zip(words[7::2], words[8::2])}
@@ -44,7 +44,7 @@ def done(tmp_path_factory):
     words += ["--work", str(folder / "work"), "--output", str(folder / "docs")]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        patch.setattr(bundle_run, "_call", call_in_this_process)
+        patch.setattr(bundle_run, "run_logged", call_in_this_process)
         ranks.main(words)
     return words, folder
 
@@ -121,7 +121,7 @@ def test_a_run_in_processes_of_its_own(done, tmp_path, monkeypatch):
 def test_a_failed_command_shows_its_log(tmp_path):
     script = "print('why it failed'); raise SystemExit(3)"
     with pytest.raises(RuntimeError, match="(?s)why it failed.*log.txt"):
-        bundle_run._call([sys.executable, "-c", script], tmp_path / "log.txt")
+        bundle_run.run_logged([sys.executable, "-c", script], tmp_path / "log.txt")
 
 
 def test_an_override_without_value_is_refused(capsys):

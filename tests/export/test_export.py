@@ -54,8 +54,8 @@ def test_automatic_segmentation_is_torchs(network, exported, images, channels):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("channels", [2, 4])
-def test_several_channels_are_torchs(tmp_path, channels):
+def test_several_channels_are_torchs(tmp_path):
+    channels = 2
     torch.manual_seed(0)
     network = SamSegmenter("vit_test", 64, 3, in_channels=channels).eval()
     network.channel_projection.weight.add_(torch.rand_like(network.channel_projection.weight))

