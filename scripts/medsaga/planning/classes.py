@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from medsaga.bundle.literals import literal
+from medsaga.reading.labels import WHITE
 
 from .facts import CaseFacts, ClassFacts
 
 __all__ = ["ClassFinding", "checked_names", "class_findings", "label_values", "mirrored", "outside", "whitened"]
 
-_WHITE = (255, 65535)
 _FEW_VALUES = 64  # a label with more is none of classes
 _MANY_OBJECTS = 12  # so many consecutive numbers, and others in each case, count objects
 _LEAST_CASES = 5  # from so many on, where a class lies says on which side it can lie
@@ -72,7 +72,7 @@ def whitened(
     """
     values = {one.values for _, one in good if one.labelled}
     one_class = classes is None or len(classes) == 1
-    if not one_class or not values <= {(), (1,), *((white,) for white in _WHITE)}:
+    if not one_class or not values <= {(), (1,), *((white,) for white in WHITE)}:
         return list(good)
     return [(case, replace(one, values=(1,), classes={1: one.foreground}) if one.values else one) for case, one in good]
 
@@ -91,7 +91,7 @@ def label_values(
     if stated is not None:
         return stated, []
     if classes:
-        return [1] if len(classes) == 1 and set(classes.values()) <= {*_WHITE} else sorted(classes.values()), []
+        return [1] if len(classes) == 1 and set(classes.values()) <= {*WHITE} else sorted(classes.values()), []
     if _are_instances(labelled):
         return "instances", [
             "The labels have many consecutive numbers, others in each case: they are taken for numbers of objects of "

@@ -13,6 +13,7 @@ import numpy as np
 from .image import Grid, ImageFile, ReadingError
 from .labels import whole_numbers
 from .layers import Layers, class_of, needed
+from .names import JPEGS, suffix_of
 from .open import open_image
 
 __all__ = ["open_class_files"]
@@ -93,7 +94,7 @@ def _load(by_class: Mapping[int, list[Path]], opened: Mapping[Path, ImageFile], 
 
 
 def _mask(path: Path, values: np.ndarray) -> np.ndarray:
-    if path.suffix.lower() in (".jpg", ".jpeg"):
+    if suffix_of(path) in JPEGS:
         return values > values.max() / 2
     if values.dtype.kind == "f" and values.min() >= 0 and values.max() <= 1:
         return values >= 0.5

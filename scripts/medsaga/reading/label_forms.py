@@ -12,13 +12,11 @@ import numpy as np
 from .class_files import open_class_files
 from .dicom_labels import dicom_label_kind, open_dicom_label
 from .image import Grid, ImageFile, ReadingError
-from .labels import whole_numbers
+from .labels import WHITE, whole_numbers
 from .layers import Layers
 from .open import open_image
 
 __all__ = ["open_label"]
-
-_WHITE = (255, 65535)  # how 1 is stored by tools that write pictures
 
 
 def open_label(value: Any, class_names: Sequence[str] | None = None, image: Grid | None = None) -> ImageFile:
@@ -77,7 +75,7 @@ def open_label(value: Any, class_names: Sequence[str] | None = None, image: Grid
 
 def _from_one_hot(path: Path, values: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
     low, high = float(values.min()), float(values.max())  # NaN shows in both
-    white = high if high in _WHITE and values.dtype.kind in "iu" else 1
+    white = high if high in WHITE and values.dtype.kind in "iu" else 1
     if not (low >= 0 and high <= white) or (white > 1 and not ((values == 0) | (values == white)).all()):
         raise ReadingError(
             f"{path}: a label of {values.shape[-1]} channels with values from {low:g} to {high:g}; expected 0 and 1, "

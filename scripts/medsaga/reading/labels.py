@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from .image import ReadingError
+from .names import JPEGS, suffix_of
 
-__all__ = ["class_numbers", "whole_numbers"]
+__all__ = ["WHITE", "class_numbers", "whole_numbers"]
 
 _TOLERANCE = 1e-3  # of what tools that compute in float32 leave beside whole numbers
-_WHITE = (255, 65535)  # how paint programs and 8- or 16-bit masks store 1
+WHITE = (255, 65535)  # how paint programs and 8- or 16-bit masks store 1
 _MAX_CLASS = 255
 
 
@@ -72,7 +73,7 @@ def class_numbers(values: np.ndarray, num_classes: int, name: str | Path) -> tup
     if not outside:
         return values.astype(np.uint8), ()
     foreground = [value for value in present if value != 0]
-    if num_classes == 2 and len(foreground) == 1 and foreground[0] in _WHITE:
+    if num_classes == 2 and len(foreground) == 1 and foreground[0] in WHITE:
         return (values != 0).astype(np.uint8), (f"{name}: values 0 and {foreground[0]} are taken for 0 and 1.",)
     raise ReadingError(
         f"{name}: label values {_listed(outside)} are outside the {num_classes} classes (0 = background to "
@@ -85,7 +86,7 @@ def _listed(values: list[int]) -> str:
 
 
 def _remedy(foreground: list[int], num_classes: int, name: str | Path) -> str:
-    if str(name).lower().endswith((".jpg", ".jpeg")):
+    if suffix_of(name) in JPEGS:
         return "JPEG changes values where masks have edges: save the mask as PNG."
     if min(foreground) < 0:
         return "No class has a negative number: is it an image instead of a label?"

@@ -8,6 +8,7 @@ from pathlib import Path
 __all__ = ["ARRAYS", "PICTURES", "SUFFIXES", "VOLUMES", "is_series", "name_without_suffix", "suffix_of"]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")  # without a place in space
+JPEGS = (".jpg", ".jpeg")  # whose values are changed where a mask has edges
 VOLUMES = (".nii", ".nii.gz", ".nrrd", ".seg.nrrd", ".nhdr", ".mha", ".mhd")
 
 ARRAYS = (".npz", ".h5", ".npy.h5")  # an image and its label in one file

@@ -191,6 +191,15 @@ def test_a_file_a_class_in_the_folder_of_the_case(tmp_path, recognised, folder):
     assert [case["name"] for case in layout.cases] == ["s0000", "s0001", "s0002"]
 
 
+def test_a_jpeg_a_class_is_one_class(tmp_path, recognised):
+    """What JPEG changes at edges are no further classes, as reading takes its masks."""
+    files = {f"images/{i}.png": () for i in range(3)}
+    files |= {f"masks/{side}/{i}.jpg": (255,) for side in ("left", "right") for i in range(3)}
+    layout = recognised(files)
+    assert layout.classes == {"left": 1, "right": 2}
+    assert {tuple(case["label"]) for case in layout.cases} == {("left", "right")}
+
+
 def test_two_labels_of_a_case_are_refused(tmp_path, recognised):
     files = {}
     for n in range(3):

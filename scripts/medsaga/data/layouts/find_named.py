@@ -10,6 +10,7 @@ from typing import Any
 from medsaga.data.case import files_of
 from medsaga.data.found_images import some
 from medsaga.reading import PICTURES, suffix_of
+from medsaga.reading.names import JPEGS
 
 from .content import label_values
 from .label_forms import distinct_names, told_by_content, with_instances
@@ -158,8 +159,11 @@ class _Choice:
         )
 
     def _check_classes(self, texts: Sequence[str]) -> None:
+        first = {text: self.labels[text][0] for text in texts[:_MOST_SEQUENCES]}
         several = [
-            t for t in texts[:_MOST_SEQUENCES] if len([v for v in label_values(self.labels[t][0]) or () if v]) > 1
+            text
+            for text, path in first.items()
+            if suffix_of(path) not in JPEGS and len([value for value in label_values(path) or () if value]) > 1
         ]
         if several and "*" not in several[0]:
             raise ValueError(
