@@ -61,7 +61,9 @@ def write_onnx(network: SamSegmenter, path: Path, channels: int) -> None:
     try:
         import onnxscript  # noqa: F401  torch's exporter wants it
     except ImportError as error:
-        raise RuntimeError(f"ONNX cannot be written ({error}). It needs: pip install 'medsaga[export]'") from error
+        raise RuntimeError(
+            f"ONNX cannot be written ({error}). It needs: pip install 'medsaga[export]'. `--forms ts` leaves it out."
+        ) from error
     module = AutomaticSegmenter(portable(network))
     size = sum(x.numel() * x.element_size() for x in module.state_dict().values())
     with warnings.catch_warnings(), torch.no_grad():

@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 
 from medsaga.bundle.dataset import check_name
-from medsaga.bundle.root import find_base, find_bundle
+from medsaga.bundle.root import find_base
 from medsaga.text_table import text_table
 
 from .machine import this_machine
@@ -79,6 +79,8 @@ def _create(arguments: argparse.Namespace) -> None:
     machine = this_machine(arguments.memory)
     base = find_base()
     folder = (arguments.output or base.parent / arguments.name).absolute()
+    if folder.is_relative_to(Path.cwd()):  # shorter to read and to type
+        folder = folder.relative_to(Path.cwd())
     if folder.name != arguments.name:
         raise ValueError(f"--output is {arguments.output}; its last part must be the bundle's name, {arguments.name}.")
     looked = _look(arguments, wanted.get("plane", "auto"))
@@ -115,11 +117,10 @@ def _print_found(looked: Looked) -> None:
 
 def _print_next(plan: Plan, folder: Path) -> None:
     configs = folder / "configs"
-    root = "" if _is_found(folder) else f" --bundle_root {folder}"
     unlabelled = plan.dataset["test_images"]
     images = plan.looked.source.folder / unlabelled if unlabelled else "IMAGE_OR_FOLDER"
     both = f"['{configs / 'train.json'}','{configs / 'evaluate.json'}']"
-    score = f'python -m monai.bundle run evaluating --config_file "{both}"{root}'
+    score = f'python -m monai.bundle run evaluating --config_file "{both}"'
     if not plan.dataset["test_patients"]:
         score = "(No patient is kept for the test: a score needs a second patient.)"
     print(
@@ -129,19 +130,11 @@ python -m medsaga.bundle write {folder}
 
 Train, evaluate, segment:
 
-python -m monai.bundle run training --config_file {configs / "train.json"}{root}
+python -m monai.bundle run training --config_file {configs / "train.json"}
 {score}
-python -m monai.bundle run evaluating --config_file {configs / "inference.json"} --dataset_dir {images}{root}
+python -m monai.bundle run evaluating --config_file {configs / "inference.json"} --dataset_dir {images}
 
 Serve it to 3D Slicer and OHIF:
 
 monailabel start_server --app monailabel_app --studies FOLDER --conf models {folder} --host 127.0.0.1"""
     )
-
-
-def _is_found(folder: Path) -> bool:
-    """Whether the bundle's configs find it from the working directory."""
-    try:
-        return Path(find_bundle(folder.name)).resolve() == folder.resolve()
-    except FileNotFoundError:
-        return False
