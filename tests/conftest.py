@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
+
+from .small_disk import mounted
 
 # tests train for seconds; what a first model has to be worth is tested by itself
 os.environ.setdefault("MEDSAGA_FIRST_DICE", "0")
@@ -28,3 +31,16 @@ def sample_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"No sample data at {folder}; set MEDSAGA_TEST_DATA to its folder.")
     return folder
+
+
+@pytest.fixture
+def mount():
+    """Mounts a small file system on a folder, and unmounts it at the end."""
+    with ExitStack() as stack:
+
+        def mount(folder: Path, size: str) -> Path:
+            if stack.enter_context(mounted(folder, size)) is None:
+                pytest.skip("Mounting a small file system needs the right to mount (root).")
+            return folder
+
+        yield mount

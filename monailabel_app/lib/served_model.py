@@ -22,10 +22,10 @@ from medsaga.bundle.errors import root_cause
 from medsaga.bundle.literals import literal
 from medsaga.inferers import EmbeddingCache
 from medsaga.networks import SamSegmenter, load_weights
+from medsaga.transforms.orient_slices import PLANES
 
 __all__ = ["BEST", "COMPUTING", "PLANES", "ServedModel", "find_bundles", "image_key", "in_use", "mark_request"]
 
-PLANES = ("auto", "axial", "coronal", "sagittal")  # as OrientSlicesd has them
 BEST = "best"  # of the weights that may answer prompts
 
 # One computation at a time in this process: two at once on the same cores or GPU are slower than one after the other,

@@ -65,7 +65,12 @@ def _fetch(url: str, part: Path) -> None:
 
 
 def checksum_of(path: Path, like: str) -> str:
-    """Checksum of a file in the form, and by the algorithm, of another one ("algorithm:hexadecimal digits")."""
+    """Checksum of a file, as "algorithm:hexadecimal digits".
+
+    Args:
+        path: of the file.
+        like: the algorithm, or another checksum by it.
+    """
     algorithm = like.split(":")[0]
     digest = hashlib.new(algorithm, usedforsecurity=False)  # hospitals' FIPS machines refuse md5 otherwise
     with path.open("rb") as file:

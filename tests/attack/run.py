@@ -17,6 +17,7 @@ from monailabel.utils.others.generic import md5_digest
 
 from ..integration.realm import realm, serve_with_logins
 from ..integration.server import Server, serve, small_bundle
+from ..small_disk import mounted
 from . import scenes
 from .aim import Aim
 from .files import Files
@@ -321,7 +322,7 @@ class Attack:
         self.report.scenes.append("stop while saving")
 
     def _full_disk(self) -> None:
-        with scenes.mounted(self.root / "small" / "server", "150m") as disk:
+        with mounted(self.root / "small" / "server", "150m") as disk:
             if disk is None:
                 self.report.scenes.append("full disk: skipped, mounting needs root")
                 return

@@ -7,9 +7,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import requests
 
 from ..integration.server import Server, fill
 
-__all__ = ["at_once", "mounted", "odd_series", "slow_clients", "stop_while_saving", "with_a_full_disk"]
+__all__ = ["at_once", "odd_series", "slow_clients", "stop_while_saving", "with_a_full_disk"]
 
 
 def at_once(server: Server, guarded: list[str], spare: list[str], rng: np.random.Generator) -> dict[str, int]:
@@ -148,20 +148,6 @@ def stop_while_saving(server: Server, guarded: list[str], after: float) -> None:
     except subprocess.TimeoutExpired:
         server.process.kill()
         server.process.wait()
-
-
-@contextmanager
-def mounted(folder: Path, size: str) -> Iterator[Path | None]:
-    """A small file system of its own, or None without the right to mount one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    words = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if subprocess.run(words, capture_output=True).returncode:
-        yield None
-        return
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def with_a_full_disk(server: Server, disk: Path, guarded: list[str]) -> list[str]:

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import io
 import json
 import os
-import subprocess
 import tarfile
-import threading
 import zipfile
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import pytest
 from medsaga.data.__main__ import main
 from medsaga.data.fetch import Source, decathlon_source, fetch, run, source_of
 from medsaga.data.unpack import unpack
+from tests.file_server import serving
 
 FILES = {"dataset.json": b"{}", "imagesTr/a.nii.gz": os.urandom(300_000), "labelsTr/a.nii.gz": b"label"}
 
@@ -44,50 +42,17 @@ def files_in(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-class Server:
-    """A file server on the loopback with byte ranges."""
-
-    def __init__(self):
-        self.files: dict[str, bytes] = {}
-        self.stop_after = None  # close the connection after so many bytes
-        self.requests = []
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                outer.requests.append((self.path, self.headers.get("Range")))
-                if self.path not in outer.files:
-                    self.send_error(404)
-                    return
-                start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
-                body = outer.files[self.path][start:]
-                self.send_response(206 if start else 200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body[: outer.stop_after])
-
-            def log_message(self, *args):
-                pass
-
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.http.server_port}"
-
-    def put(self, name, content):
-        """Serve a file; its address and checksum."""
-        self.files[f"/{name}"] = content
-        return f"{self.address}/{name}", "sha256:" + hashlib.sha256(content).hexdigest()
-
-
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = Server()
-    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.http.shutdown()
-    thread.join()
-    server.http.server_close()
+    with serving() as server:
+        yield server
+
+
+def put(server, name, content):
+    """Serve a file; its address and checksum."""
+    server.files[f"/{name}"] = content
+    return f"{server.address}/{name}", "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def source(*files):
@@ -109,19 +74,19 @@ ARCHIVES = {
 
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_archives_become_the_folder(server, tmp_path, name):
-    folder = fetch(source(server.put(name, ARCHIVES[name])), tmp_path / "data")
+    folder = fetch(source(put(server, name, ARCHIVES[name])), tmp_path / "data")
     assert folder == tmp_path / "data" / "Task"
     assert {name: data for name, data in files_in(folder).items() if "__MACOSX" not in name} == FILES
     assert [path.name for path in folder.parent.iterdir()] == ["Task"]
-    assert fetch(source(server.put(name, b"")), tmp_path / "data") == folder  # nothing is done again
+    assert fetch(source(put(server, name, b"")), tmp_path / "data") == folder  # nothing is done again
     assert len(server.requests) == 1
 
 
 def test_several_files_go_into_one_folder(server, tmp_path):
     files = [
-        server.put("input.zip", zipped(FILES, top="Input/")),
-        server.put("truth.tar", tar(FILES, top="Truth/")),
-        server.put("list.csv", b"a,b"),
+        put(server, "input.zip", zipped(FILES, top="Input/")),
+        put(server, "truth.tar", tar(FILES, top="Truth/")),
+        put(server, "list.csv", b"a,b"),
     ]
     folder = fetch(source(*files), tmp_path)
     assert files_in(folder) == {
@@ -132,7 +97,7 @@ def test_several_files_go_into_one_folder(server, tmp_path):
 
 
 def test_a_cut_connection_is_resumed_and_what_arrived_is_not_fetched_again(server, tmp_path):
-    files = [server.put("a.zip", zipped({"a": b"1"}, top="")), server.put("t.tar", tar(FILES))]
+    files = [put(server, "a.zip", zipped({"a": b"1"}, top="")), put(server, "t.tar", tar(FILES))]
     server.stop_after = 100_000
     with pytest.raises(RuntimeError, match=r"t\.tar.*Run again to resume"):
         fetch(source(*files), tmp_path)
@@ -146,7 +111,7 @@ def test_a_cut_connection_is_resumed_and_what_arrived_is_not_fetched_again(serve
 
 
 def test_another_checksum_leaves_nothing(server, tmp_path):
-    url, _ = server.put("t.tar", tar(FILES))
+    url, _ = put(server, "t.tar", tar(FILES))
     with pytest.raises(RuntimeError, match="came with sha256:.*It was deleted"):
         fetch(source((url, "sha256:" + "0" * 64)), tmp_path)
     assert files_in(tmp_path) == {} or list(files_in(tmp_path)) == [".fetching-Task.lock"]
@@ -165,11 +130,11 @@ TRUNCATED = {
 @pytest.mark.parametrize("name", TRUNCATED)
 def test_a_damaged_archive_is_an_error_and_is_fetched_anew(server, tmp_path, name):
     whole = zipped(FILES) if name.endswith("zip") else tar(FILES, "w:gz" if name.endswith("gz") else "w")
-    url, _ = server.put(name, TRUNCATED[name](whole))
+    url, _ = put(server, name, TRUNCATED[name](whole))
     with pytest.raises(ValueError, match=f"{name} is damaged"):
         fetch(source((url, None)), tmp_path)
     assert not (tmp_path / "Task").exists()
-    server.put(name, whole)
+    put(server, name, whole)
     assert files_in(fetch(source((url, None)), tmp_path)) == FILES
 
 
@@ -209,7 +174,7 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_nothing_gets_outside_of_the_folder(server, tmp_path, name):
     with pytest.raises(ValueError, match="it is not unpacked"):
-        fetch(source(server.put(name, HOSTILE[name])), tmp_path / "a" / "b" / "data")
+        fetch(source(put(server, name, HOSTILE[name])), tmp_path / "a" / "b" / "data")
     assert not (tmp_path / "a" / "b" / "data" / "Task").exists()
     assert not Path("/tmp/medsaga-outside").exists()
     assert {path.name for path in tmp_path.rglob("*")} <= {"a", "b", "data", ".fetching-Task", ".fetching-Task.lock"}
@@ -230,22 +195,15 @@ def test_a_link_cannot_be_written_through(tmp_path):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 1 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(words, capture_output=True).returncode:
-        pytest.skip("Mounting a small file system needs the right to mount (root).")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def small_disk(mount, tmp_path):
+    return mount(tmp_path / "disk", "1m")
 
 
 @pytest.mark.parametrize("size", [600_000, 2_000_000], ids=["unpacking", "download"])
 def test_a_full_disk_is_an_error_and_leaves_no_half_folder(server, small_disk, size):
     content = tar({"a": os.urandom(size)}, "w:gz")
     with pytest.raises(OSError, match=r"No space left on device: .*Task does not fit; .* GB are free"):
-        fetch(source(server.put("t.tar.gz", content)), small_disk)
+        fetch(source(put(server, "t.tar.gz", content)), small_disk)
     assert not (small_disk / "Task").exists()
     assert [path for path in small_disk.rglob("*") if path.name.startswith("unpacking-")] == []
 
@@ -269,7 +227,7 @@ def bundle(tmp_path, monkeypatch):
 
 
 def test_the_licence_is_shown_and_has_to_be_accepted(server, bundle, tmp_path, capsys):
-    url, checksum = server.put("t.zip", zipped(FILES))
+    url, checksum = put(server, "t.zip", zipped(FILES))
     said = {"url": url, "sha256": checksum.split(":")[1], "page": "http://page", "licence": "CC BY-SA 4.0"}
     folder = bundle(download=said)
     for ask in (None, lambda question: "", lambda question: "no"):
@@ -286,7 +244,7 @@ def test_the_licence_is_shown_and_has_to_be_accepted(server, bundle, tmp_path, c
 
 
 def test_without_a_terminal_the_command_refuses_and_with_the_option_it_fetches(server, bundle, tmp_path, capsys):
-    url, _ = server.put("t.zip", zipped(FILES))
+    url, _ = put(server, "t.zip", zipped(FILES))
     folder = bundle(download={"files": [{"url": url}], "page": "http://page", "licence": "free"})
     with pytest.raises(SystemExit) as caught:
         main(["fetch", str(folder)])

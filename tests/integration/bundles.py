@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -18,21 +19,15 @@ BUNDLES = sorted(p.parent.parent.name for p in (ROOT / "bundles").glob("*/config
 # the same classes, small enough to train in seconds
 SMALL = {"network_def#encoder": "vit_test", "image_size": 64, "weights": None, "num_workers": 0}
 
+
+def _small_encoder(bundle: str) -> dict[str, object]:
+    network = json.loads((ROOT / "bundles" / bundle / "configs" / "train.json").read_text())["network_def"]
+    encoder, size = ("vit_t", 56) if network["encoder"] == "vit_t" else ("vit_test", 64)
+    return {"network_def#encoder": encoder, "image_size": size}
+
+
 # the same kind of encoder as each bundle has, small
-ENCODERS = {
-    "hippocampus": {"network_def#encoder": "vit_t", "image_size": 56},
-    "isles": {"network_def#encoder": "vit_t", "image_size": 56},
-    "chest_xray": {"network_def#encoder": "vit_t", "image_size": 56},
-    "spleen": {"network_def#encoder": "vit_test", "image_size": 64},
-    "amos": {"network_def#encoder": "vit_test", "image_size": 64},
-    "synapse": {"network_def#encoder": "vit_test", "image_size": 64},
-    "breast_ultrasound": {"network_def#encoder": "vit_t", "image_size": 56},
-    "fundus": {"network_def#encoder": "vit_t", "image_size": 56},
-    "brain_tumour": {"network_def#encoder": "vit_t", "image_size": 56},
-    "thyroid_ultrasound": {"network_def#encoder": "vit_t", "image_size": 56},
-    "skin_lesion": {"network_def#encoder": "vit_t", "image_size": 56},
-    "cvpr24": {"network_def#encoder": "vit_t", "image_size": 56},
-}
+ENCODERS = {bundle: _small_encoder(bundle) for bundle in BUNDLES}
 
 
 def config_files(bundle: str, *names: str) -> list[str]:

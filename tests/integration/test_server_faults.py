@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
@@ -241,29 +240,11 @@ def test_a_killed_training_changes_nothing(server, tmp_path):
 # --- full disks -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def mounted(tmp_path):
-    """Mounts small file systems, and unmounts them at the end."""
-    folders = []
-
-    def mount(folder, size):
-        folder.mkdir(parents=True, exist_ok=True)
-        words = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-        if subprocess.run(words, capture_output=True).returncode:
-            pytest.skip("Mounting a small file system needs the right to mount (root).")
-        folders.append(folder)
-        return folder
-
-    yield mount
-    for folder in folders:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def test_full_disks_are_said_and_lose_nothing(tmp_path, mounted):
-    studies = mounted(tmp_path / "studies", "2m")
+def test_full_disks_are_said_and_lose_nothing(tmp_path, mount):
+    studies = mount(tmp_path / "studies", "2m")
     bundle = small_bundle(tmp_path)
     weights = (bundle / "models" / "model.pt").read_bytes()
-    models = mounted(bundle / "models", f"{len(weights) + 2**18}")
+    models = mount(bundle / "models", f"{len(weights) + 2**18}")
     (models / "model.pt").write_bytes(weights)
     with serve(tmp_path, bundle, studies=studies) as server:
         assert server.save_label("phantom_000", right_label(server, "phantom_000")).ok

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import threading
 
 import nibabel as nib
@@ -137,16 +136,8 @@ def test_a_list_that_cannot_be_read_is_kept_and_images_are_listed_anew(store, tm
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 256 kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True
-    ).returncode:
-        pytest.skip("Mounting a small file system needs the right to mount (root).")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def small_disk(mount, tmp_path):
+    return mount(tmp_path / "disk", "256k")
 
 
 @pytest.mark.parametrize("room", [0, 4, 8, 12, 16, 20])

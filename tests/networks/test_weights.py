@@ -1,5 +1,4 @@
 import hashlib
-import http.server
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 from medsaga.handlers import TrainingState
 from medsaga.losses import LogitResolutionDiceCELoss
 from medsaga.networks import PUBLISHED, SamSegmenter, load_weights, trained_state, weights_path
+from tests.file_server import serving
 
 SIZE = 96  # of the reference model in conftest.py
 
@@ -160,49 +160,16 @@ def test_published_weights_of_another_encoder_are_refused_before_any_download():
 # --- downloading ----------------------------------------------------------------------------------------------------
 
 
-class Server:
-    """A file server on the loopback with byte ranges, whose content and manners a test sets."""
-
-    def __init__(self):
-        self.content = bytes(range(256)) * 8192  # 2 MiB
-        self.ranges = True
-        self.stop_after = None  # close the connection after so many bytes
-        self.requests = []  # the Range header of each request
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                asked = self.headers.get("Range")
-                outer.requests.append(asked)
-                start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and outer.ranges else 0
-                if start and start >= len(outer.content):
-                    self.send_response(416)
-                    self.end_headers()
-                    return
-                body = outer.content[start:]
-                self.send_response(206 if start else 200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body[: outer.stop_after])
-
-            def log_message(self, *args):
-                pass
-
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/weights.pth"
+CONTENT = bytes(range(256)) * 8192  # 2 MiB
 
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     """Serves the file that is published as sam_vit_b for the length of a test."""
-    server = Server()
-    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    publish(monkeypatch, tmp_path, server.url, server.content)
-    yield server
-    server.http.shutdown()
-    thread.join()
-    server.http.server_close()
+    with serving() as server:
+        server.files["/weights.pth"] = CONTENT
+        publish(monkeypatch, tmp_path, f"{server.address}/weights.pth", CONTENT)
+        yield server
 
 
 def publish(monkeypatch, folder, url, content):
@@ -221,10 +188,10 @@ FILE = PUBLISHED["sam_vit_b"].file
 
 def test_download_shows_progress_and_happens_once(server, tmp_path, capfd):
     path = weights_path("sam_vit_b")
-    assert path == tmp_path / FILE and path.read_bytes() == server.content
+    assert path == tmp_path / FILE and path.read_bytes() == CONTENT
     assert "100%" in capfd.readouterr().err
     assert weights_path("sam_vit_b") == path
-    assert server.requests == [None] and stored(tmp_path) == [FILE]
+    assert server.requests == [("/weights.pth", None)] and stored(tmp_path) == [FILE]
 
 
 def test_default_folder_is_in_the_users_cache(server, tmp_path, monkeypatch):
@@ -240,25 +207,25 @@ def test_interrupted_download_is_resumed(server, tmp_path):
         weights_path("sam_vit_b")
     assert stored(tmp_path) == [FILE + ".part"]
     server.stop_after = None
-    assert weights_path("sam_vit_b").read_bytes() == server.content
-    start = int(server.requests[1].removeprefix("bytes=").rstrip("-"))
+    assert weights_path("sam_vit_b").read_bytes() == CONTENT
+    start = int(server.requests[1][1].removeprefix("bytes=").rstrip("-"))
     assert 0 < start <= 700_000 and stored(tmp_path) == [FILE]
 
 
 def test_server_without_ranges_starts_over(server, tmp_path):
     server.ranges = False
     (tmp_path / (FILE + ".part")).write_bytes(b"something older")
-    assert weights_path("sam_vit_b").read_bytes() == server.content
+    assert weights_path("sam_vit_b").read_bytes() == CONTENT
 
 
 def test_download_that_ended_before_its_renaming_is_kept(server, tmp_path):
-    (tmp_path / (FILE + ".part")).write_bytes(server.content)
-    assert weights_path("sam_vit_b").read_bytes() == server.content
-    assert server.requests == [f"bytes={len(server.content)}-"]
+    (tmp_path / (FILE + ".part")).write_bytes(CONTENT)
+    assert weights_path("sam_vit_b").read_bytes() == CONTENT
+    assert server.requests == [("/weights.pth", f"bytes={len(CONTENT)}-")]
 
 
 def test_wrong_checksum_leaves_nothing_behind(server, tmp_path):
-    server.content = server.content[:-1] + b"?"
+    server.files["/weights.pth"] = CONTENT[:-1] + b"?"
     with pytest.raises(RuntimeError, match="came with sha256:.*It was deleted"):
         weights_path("sam_vit_b")
     assert stored(tmp_path) == []
@@ -268,7 +235,7 @@ def test_file_put_there_by_hand_is_verified(server, tmp_path):
     (tmp_path / FILE).write_bytes(b"not the weights")
     with pytest.raises(RuntimeError, match=f"{FILE} is not sam_vit_b.*Delete it"):
         weights_path("sam_vit_b")
-    (tmp_path / FILE).write_bytes(server.content)
+    (tmp_path / FILE).write_bytes(CONTENT)
     assert weights_path("sam_vit_b") == tmp_path / FILE
     assert server.requests == []
 
@@ -284,7 +251,7 @@ def test_offline_names_address_folder_and_file(server, tmp_path, monkeypatch, st
     url = "http://127.0.0.1:9/weights.pth"  # nobody listens on the discard port
     if status == "not found":
         monkeypatch.setattr(server.http.RequestHandlerClass, "do_GET", lambda handler: handler.send_error(404))
-        url = server.url
+        url = f"{server.address}/weights.pth"
     publish(monkeypatch, tmp_path, url, b"")
     with pytest.raises(RuntimeError) as error:
         weights_path("sam_vit_b")

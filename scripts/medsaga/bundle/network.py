@@ -8,7 +8,7 @@ from monai.bundle import ConfigParser
 
 from medsaga.networks import PUBLISHED, SamSegmenter, load_weights
 
-from .root import find_bundle
+from .root import bundle_folder
 
 __all__ = ["load_network"]
 
@@ -43,7 +43,7 @@ def load_network(
         size = _LITE_SIZE if encoder == "vit_t" else _SAM_SIZE
         network = SamSegmenter(encoder, size, _SAM_MASKS, weights)
         return network.eval(), "sam" if weights.startswith("sam_") else "sam_boxes"
-    root = Path(bundle) if (Path(bundle) / "configs" / "inference.json").is_file() else Path(find_bundle(bundle))
+    root = bundle_folder(bundle, "configs/inference.json")
     config = ConfigParser()
     config.read_config(str(root / "configs" / "inference.json"))
     network = config.get_parsed_content("network_def")

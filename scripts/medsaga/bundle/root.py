@@ -33,16 +33,17 @@ def find_bundle(name: str) -> str:
     )
 
 
-def bundle_folder(bundle: str | Path) -> Path:
+def bundle_folder(bundle: str | Path, holds: str = "configs/metadata.json") -> Path:
     """Folder of a bundle that a user names.
 
     Args:
         bundle: its folder, or its name, as for :func:`find_bundle`.
+        holds: file by which a folder is known as a bundle's.
 
     Raises:
         FileNotFoundError: no such bundle.
     """
-    return Path(bundle) if (Path(bundle) / "configs" / "metadata.json").is_file() else Path(find_bundle(str(bundle)))
+    return Path(bundle) if (Path(bundle) / holds).is_file() else Path(find_bundle(str(bundle)))
 
 
 def find_base() -> Path:

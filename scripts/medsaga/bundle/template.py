@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from medsaga.files import replacing, write_json
-
 from .dataset import complete, read_dataset
 from .root import find_base
 from .wording import FILTERS, derived
+from .written import WrittenFiles
 
 __all__ = ["add_commands", "as_json", "bundle_files", "write_bundle"]
 
@@ -102,40 +100,15 @@ def write_bundle(folder: str | Path, base: str | Path, force: bool = False) -> l
     texts = {path.stem: path.read_text(encoding="utf-8") for path in (folder / "docs").glob("*.md")}
     texts.pop("README", None)
     files = bundle_files(dataset, base, texts)
-    record = _read_record(folder)
-    changed, edited = [], []
-    for name, text in files.items():
-        path = folder / name
-        found = path.read_bytes() if path.is_file() else None
-        if found == text.encode():
-            continue
-        changed.append(name)
-        if found is not None and _checksum(found) != record.get(name):
-            edited.append(str(path))
-    if edited and not force:
-        raise FileExistsError(
-            f"edited since they were written, or written by hand: {', '.join(edited)}. Nothing is written. Say what "
-            f"differs in {folder / 'dataset.json'} or the texts in {folder / 'docs'}, or write over them with --force."
+    written = WrittenFiles(folder, _RECORD, files)
+    if not force:
+        written.refuse_edited(
+            f"Say what differs in {folder / 'dataset.json'} or the texts in {folder / 'docs'}, or write over them with "
+            "--force."
         )
-    for name in changed:
-        with replacing(folder / name) as temporary:
-            temporary.write_bytes(files[name].encode())
-    checksums = {name: _checksum(text.encode()) for name, text in sorted(files.items())}
-    if checksums != record:
-        write_json(folder / _RECORD, checksums)
-    return [folder / name for name in changed]
-
-
-def _checksum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _read_record(folder: Path) -> dict[str, str]:
-    try:
-        record = json.loads((folder / _RECORD).read_text())
-    except (OSError, ValueError):  # then every file that is not as it has to be counts as edited
-        return {}
-    return record if isinstance(record, dict) else {}
+    written.write()
+    written.record()
+    return [folder / name for name in written.changed]
 
 
 def as_json(value: Any, indent: str = "") -> str:

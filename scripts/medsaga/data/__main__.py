@@ -11,14 +11,14 @@ from pathlib import Path
 
 from monai.bundle import ConfigParser
 
-from medsaga.bundle import find_bundle
+from medsaga.bundle.root import bundle_folder
 from medsaga.failures import Failure, root_cause
 from medsaga.files import replacing
 from medsaga.text_table import text_table
 
 from .fetch import run
 from .folder_check import FoundFile, cases_in, check_case, describe_case
-from .found_images import some, walk_images
+from .found_images import below, some, walk_images
 from .over_cases import be_quiet, over_cases
 from .slice_cache import prepare_cases
 
@@ -37,9 +37,8 @@ def main(words: list[str] | None = None) -> None:
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
-    named = Path(arguments.name)
     try:
-        bundle = named if (named / "dataset.json").is_file() else Path(find_bundle(arguments.name))
+        bundle = bundle_folder(arguments.name, "dataset.json")
         run(bundle, arguments.accept_licence, input if sys.stdin.isatty() else None)
     except (OSError, RuntimeError, ValueError) as err:
         sys.exit(f"{type(err).__name__}: {err}")
@@ -52,7 +51,7 @@ def _check(arguments: argparse.Namespace) -> None:
         cause = root_cause(err)
         sys.exit(f"{type(cause).__name__}: {cause}")
     root = Path(arguments.folder)
-    rows = [row._replace(file=_below(root, row.file)) for row in found]
+    rows = [row._replace(file=below(root, row.file)) for row in found]
     print(text_table(_HEADER, rows))
     if arguments.csv:
         with replacing(Path(arguments.csv)) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -86,8 +85,7 @@ def _without_bundle(arguments: argparse.Namespace) -> list[FoundFile]:
 
 
 def _with_bundle(arguments: argparse.Namespace) -> list[FoundFile]:
-    named = Path(arguments.bundle)
-    bundle = named if (named / "configs" / "train.json").is_file() else Path(find_bundle(arguments.bundle))
+    bundle = bundle_folder(arguments.bundle, "configs/train.json")
     config = ConfigParser()
     config.read_config(str(bundle / "configs" / "train.json"))
     config.update({"bundle_root": str(bundle), "dataset_dir": arguments.folder})
@@ -97,11 +95,6 @@ def _with_bundle(arguments: argparse.Namespace) -> list[FoundFile]:
     _, failures = prepare_cases((), cases, *settings)
     rows = {path: row for case in cases for path, row in describe_case(case).items()}
     return list({**rows, **{f.file: rows[f.file]._replace(wrong=f.cause) for f in failures}}.values())
-
-
-def _below(root: Path, file: str) -> str:
-    path = Path(file)
-    return str(path.relative_to(root)) if path != root and path.is_relative_to(root) else file
 
 
 def _parse(words: list[str] | None) -> argparse.Namespace:

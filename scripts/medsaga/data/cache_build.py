@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from medsaga.failures import Failure, failure_of
 from medsaga.files import write_json
-from medsaga.processes import ENDED, in_processes, processes_for
+from medsaga.processes import ENDED, ENDED_CAUSE, in_processes, processes_for
 
 from .cache_records import make_record, read_record, record_file
 from .cache_room import slices_file
@@ -163,8 +163,7 @@ def _each(maker: Maker, tasks: Sequence[Task], num_workers: int) -> Iterator[tup
     for index, done in in_processes(maker, tasks[first:], processes):
         task = tasks[first + index]
         if done is ENDED:
-            cause = "reading it ended the process, most likely for want of memory."
-            done = Done(Failure(files_of(task.case)[0], cause))
+            done = Done(Failure(files_of(task.case)[0], ENDED_CAUSE))
         yield task, done
 
 

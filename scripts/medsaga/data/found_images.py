@@ -9,7 +9,7 @@ from pathlib import Path
 from medsaga.reading import ARRAYS, PICTURES, VOLUMES, name_without_suffix, suffix_of
 from medsaga.reading.dicom import is_dicom, list_series
 
-__all__ = ["check_names", "find_images", "some", "walk_images"]
+__all__ = ["below", "check_names", "find_images", "some", "walk_images"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,12 @@ def check_names(cases: Sequence[dict[str, str]]) -> None:
                 f"{other} and {case['image']} have the same name {case['name']!r}: what is written for one would "
                 "overwrite that of the other. Rename one, or put them into folders that are segmented one by one."
             )
+
+
+def below(root: Path, file: str) -> str:
+    """A path as a table of the files in a folder shows it."""
+    path = Path(file)
+    return str(path.relative_to(root)) if path != root and path.is_relative_to(root) else file
 
 
 def some(names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from medsaga.failures import Failure
-from medsaga.processes import ENDED, in_processes, processes_for
+from medsaga.processes import ENDED, ENDED_CAUSE, in_processes, processes_for
 
 from .case import files_of
 
@@ -39,8 +39,7 @@ def over_cases(
         done = in_processes(job, cases, workers, be_quiet) if workers else enumerate(map(job, cases))
         for index, result in done:
             if result is ENDED:
-                cause = "reading it ended the process, most likely for want of memory."
-                result = Failure(files_of(cases[index])[0], cause)
+                result = Failure(files_of(cases[index])[0], ENDED_CAUSE)
             results[index] = result
             progress.update()
     return results

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from medsaga.bundle.root import bundle_folder
 
-__all__ = ["add_commands"]
+from .zoo import FORMS, PLACEHOLDER, export_bundle
 
-_FORMS = ("ts", "onnx")
+__all__ = ["add_commands"]
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -19,19 +19,20 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="X.zip", help="file to write")
     parser.add_argument("--version", metavar="0.2.0", help="version of what is written (default: as it is)")
     parser.add_argument("--changes", metavar="TEXT", help="what is new in it, for the changelog")
-    parser.add_argument("--url-prefix", metavar="URL", help="address under which files of more than 25 MB will lie")
     parser.add_argument(
-        "--forms", nargs="*", choices=_FORMS, default=_FORMS, help="of the network beside its weights (default: both)"
+        "--url-prefix", metavar="URL", default=PLACEHOLDER, help="address under which files of more than 25 MB will lie"
+    )
+    parser.add_argument(
+        "--forms", nargs="*", choices=FORMS, default=FORMS, help="of the network beside its weights (default: both)"
     )
     parser.set_defaults(command=_export)
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from .zoo import PLACEHOLDER, export_bundle  # torch and all: only when it is used
-
     bundle = bundle_folder(arguments.bundle)
-    prefix = arguments.url_prefix or PLACEHOLDER
-    notes = export_bundle(bundle, arguments.output, arguments.version, arguments.changes, prefix, arguments.forms)
+    notes = export_bundle(
+        bundle, arguments.output, arguments.version, arguments.changes, arguments.url_prefix, arguments.forms
+    )
     size = arguments.output.stat().st_size / 1e6
     print(f"{arguments.output}: {bundle.resolve().name}, {size:.1f} MB, all checks passed.")
     for note in notes:

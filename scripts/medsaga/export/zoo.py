@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -16,6 +15,7 @@ import torch
 import yaml
 
 from medsaga.bundle.network import load_network
+from medsaga.download import checksum_of
 from medsaga.files import replacing
 from medsaga.verify import verify_folder
 
@@ -135,9 +135,8 @@ def _list_large_files(folder: Path, url_prefix: str) -> list[str]:
     entries = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size > _LARGE):
         place = path.relative_to(folder).as_posix()
-        with path.open("rb") as file:
-            checksum = _sha256(file)
-        entries.append({"path": place, "url": url_prefix + place, "hash_val": checksum, "hash_type": "sha256"})
+        kind, checksum = checksum_of(path, "sha256").split(":")
+        entries.append({"path": place, "url": url_prefix + place, "hash_val": checksum, "hash_type": kind})
     if not entries:
         return []
     (folder / "large_files.yml").write_text(yaml.safe_dump({"large_files": entries}, sort_keys=False))
@@ -145,13 +144,6 @@ def _list_large_files(folder: Path, url_prefix: str) -> list[str]:
         return []
     files = ", ".join(entry["path"] for entry in entries)
     return [f"large_files.yml has no address for {files}: export again with --url-prefix, or write it there."]
-
-
-def _sha256(file: Any) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _existing(path: Path) -> Path:

@@ -6,38 +6,43 @@ import argparse
 import re
 from typing import Any
 
+from medsaga.networks.checkpointing import CHECKPOINTING
 from medsaga.networks.encoders import ENCODERS
+from medsaga.transforms.orient_slices import PLANES
 
 __all__ = ["add_choices", "asked", "label_values"]
 
-_PLANES = ("auto", "axial", "coronal", "sagittal")
-_CHECKPOINTING = ("off", "blocks", "least")
+
+# each stands for the field of dataset.json of its name
+_CHOICES: dict[str, dict[str, Any]] = {
+    "--encoder": {"choices": ENCODERS},
+    "--weights": {"help": "lite_medsam, sam_vit_b, medsam_vit_b, ..., a file, or none"},
+    "--image-size": {"type": int, "help": "side of the network's input in pixels"},
+    "--plane": {"choices": PLANES, "help": "in which volumes are cut"},
+    "--intensities": {"metavar": "LOW,HIGH", "help": "values as -160,240, or percentiles as 0.5%%,99.5%%"},
+    "--flip": {"action": argparse.BooleanOptionalAction, "help": "whether training mirrors left and right"},
+    "--test-patients": {"type": float, "help": "number, or share below 1"},
+    "--val-patients": {"type": float, "help": "number, or share below 1"},
+    "--train-patients": {"type": int},
+    "--num-slices": {"type": int, "help": "training slices, drawn from those of the training patients"},
+    "--min-classes": {"type": int, "help": "train only on slices that show so many classes"},
+    "--batch-size": {"type": int},
+    "--checkpointing": {"choices": CHECKPOINTING, "help": "what backward computes again to save memory"},
+    "--epochs": {"type": int},
+    "--lr": {"type": float, "help": "rate of the decoder"},
+    "--encoder-lr": {"type": float, "help": "rate of the encoder"},
+    "--warmup-steps": {"type": int},
+    "--val-interval": {"type": int, "help": "epochs between validations"},
+    "--num-workers": {"type": int, "help": "processes that load slices in training"},
+    "--inference-batch-size": {"type": int},
+}
 
 
 def add_choices(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``create`` that stand for a field of ``dataset.json`` each."""
     choices = parser.add_argument_group("choices", "made from the data where they are not given")
-    add = choices.add_argument
-    add("--encoder", choices=ENCODERS)
-    add("--weights", help="lite_medsam, sam_vit_b, medsam_vit_b, ..., a file, or none")
-    add("--image-size", type=int, help="side of the network's input in pixels")
-    add("--plane", choices=_PLANES, help="in which volumes are cut")
-    add("--intensities", metavar="LOW,HIGH", help="values as -160,240, or percentiles as 0.5%%,99.5%%")
-    add("--flip", action=argparse.BooleanOptionalAction, default=None, help="whether training mirrors left and right")
-    add("--test-patients", type=float, help="number, or share below 1")
-    add("--val-patients", type=float, help="number, or share below 1")
-    add("--train-patients", type=int)
-    add("--num-slices", type=int, help="training slices, drawn from those of the training patients")
-    add("--min-classes", type=int, help="train only on slices that show so many classes")
-    add("--batch-size", type=int)
-    add("--checkpointing", choices=_CHECKPOINTING, help="what backward computes again to save memory")
-    add("--epochs", type=int)
-    add("--lr", type=float, help="rate of the decoder")
-    add("--encoder-lr", type=float, help="rate of the encoder")
-    add("--warmup-steps", type=int)
-    add("--val-interval", type=int, help="epochs between validations")
-    add("--num-workers", type=int, help="processes that load slices in training")
-    add("--inference-batch-size", type=int)
+    for option, settings in _CHOICES.items():
+        choices.add_argument(option, **settings)
     about = parser.add_argument_group("about the bundle and the machine")
     about.add_argument("--title", help="what the model card is headed with")
     about.add_argument("--description", help="what it segments, in a sentence")
@@ -51,11 +56,7 @@ def asked(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ValueError: a value that its field cannot have.
     """
-    fields = {
-        *("encoder", "weights", "image_size", "plane", "intensities", "flip", "test_patients", "val_patients"),
-        *("train_patients", "num_slices", "min_classes", "batch_size", "checkpointing", "epochs", "lr", "encoder_lr"),
-        *("warmup_steps", "val_interval", "num_workers", "inference_batch_size"),
-    }
+    fields = [option.removeprefix("--").replace("-", "_") for option in _CHOICES]
     values = {field: getattr(arguments, field) for field in fields if getattr(arguments, field) is not None}
     for field in ("test_patients", "val_patients"):
         if values.get(field, 0) >= 1:

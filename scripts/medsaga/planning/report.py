@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from medsaga.data.found_images import below
 from medsaga.text_table import text_table
 
 from .choice import Choice
@@ -101,14 +102,9 @@ def class_rows(found: Findings) -> tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 def wrong_table(found: Findings, root: Path) -> str:
     """Files that cannot be used, each with its cause."""
-    rows = [(_below(root, row.file), row.wrong) for row in found.wrong]
+    rows = [(below(root, row.file), row.wrong) for row in found.wrong]
     more = f"\n... and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
     return text_table(("file", "wrong"), rows[:_SHOWN]) + more
-
-
-def _below(root: Path, file: str) -> str:
-    path = Path(file)
-    return str(path.relative_to(root)) if path != root and path.is_relative_to(root) else file
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from medsaga.networks.checkpointing import CHECKPOINTING
+
 from .choice import Choices
 from .findings import Findings
 from .machine import Machine
@@ -20,7 +22,6 @@ _RARE = 0.25  # share of slices with a class under which empty ones are left out
 _EPOCHS = 200
 _VALIDATIONS = 8
 
-_CHECKPOINTING = ("off", "blocks", "least")
 _LARGE_INPUT = 224  # pixels from which a step takes a CPU seconds
 
 
@@ -140,7 +141,7 @@ def _fitting(
         return batch, "off", ("As usual for this encoder and size.", "Nothing has to be computed twice.")
     asked = choices.asked.get("checkpointing")
     sizes = [batch] if "batch_size" in choices.asked else [n for n in (batch, batch // 2, batch // 4, 1) if n >= 1]
-    tried = [(n, c) for n in dict.fromkeys(sizes) for c in ([asked] if asked else _CHECKPOINTING)]
+    tried = [(n, c) for n in dict.fromkeys(sizes) for c in ([asked] if asked else CHECKPOINTING)]
     room = f"the {machine.memory / 1e9:.1f} GB that {machine.words} has for it"
     for number, checkpointing in tried:
         taken = peak({**choices.values(), "batch_size": number, "checkpointing": checkpointing})

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from medsaga.bundle.template import as_json, bundle_files, write_bundle
-from medsaga.files import replacing, write_json
+from medsaga.bundle.written import WrittenFiles
 
 from .plan import Looked, Plan
 from .report import choices_card, data_card
@@ -61,48 +58,20 @@ def write_plan(plan: Plan, folder: Path, base: Path, force: bool = False, dry: b
     generated = bundle_files(plan.dataset, base, texts)
     if dry:
         return [folder / name for name in (*files, *generated)]
-    record = _record(folder)
-    before = {name: (folder / name).read_bytes() if (folder / name).is_file() else None for name in files}
-    changed = [name for name, text in files.items() if before[name] != text.encode()]
-    edited = [name for name in changed if before[name] is not None and _checksum(before[name]) != record.get(name)]
-    if edited and not force:
-        raise FileExistsError(
-            f"edited since they were written, or written by hand: {', '.join(str(folder / name) for name in edited)}. "
-            f"Nothing is written. `python -m medsaga.bundle write {folder}` writes the bundle from them as they are; "
-            "--force writes over them."
+    written = WrittenFiles(folder, _RECORD, files)
+    if not force:
+        written.refuse_edited(
+            f"`python -m medsaga.bundle write {folder}` writes the bundle from them as they are; --force writes over "
+            "them."
         )
     try:
-        for name in changed:
-            _write(folder / name, files[name].encode())
+        written.write()
         others = write_bundle(folder, base, force)
     except BaseException:
-        for name in changed:
-            _write(folder / name, before[name])
+        written.write_back()
         raise
-    checksums = {name: _checksum(text.encode()) for name, text in files.items()}
-    if checksums != record:
-        write_json(folder / _RECORD, checksums)
-    return [*(folder / name for name in changed), *others]
-
-
-def _write(path: Path, content: bytes | None) -> None:
-    if content is None:
-        path.unlink(missing_ok=True)
-        return
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-
-
-def _checksum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _record(folder: Path) -> Mapping[str, str]:
-    try:
-        record = json.loads((folder / _RECORD).read_text())
-    except (OSError, ValueError):  # then all files that are there count as edited
-        return {}
-    return record if isinstance(record, dict) else {}
+    written.record()
+    return [*(folder / name for name in written.changed), *others]
 
 
 def draw(looked: Looked, folder: Path) -> Path:

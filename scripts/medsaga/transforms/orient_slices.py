@@ -14,7 +14,7 @@ from monai.data.utils import to_affine_nd
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import TraceKeys
 
-__all__ = ["OrientSlicesd"]
+__all__ = ["PLANES", "OrientSlicesd"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ _PLANES = {
     "coronal": ((2, -1), (0, -1), (1, -1)),  # ILP
     "sagittal": ((2, -1), (1, -1), (0, -1)),  # IPL
 }
+PLANES = ("auto", *_PLANES)
 _PLANE_ACROSS = {2: "axial", 1: "coronal", 0: "sagittal"}  # by the RAS axis that its slices are stacked along
 
 # slices this many times as far apart as pixels were acquired in this plane
@@ -63,8 +64,8 @@ class OrientSlicesd(MapTransform, InvertibleTransform):
 
     def __init__(self, keys: KeysCollection, plane: str | None = "auto", allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
-        if plane not in (None, "auto", *_PLANES):
-            raise ValueError(f"plane is {plane!r}; it must be auto, {', '.join(_PLANES)}, or null for 2-D images.")
+        if plane not in (None, *PLANES):
+            raise ValueError(f"plane is {plane!r}; it must be {', '.join(PLANES)}, or null for 2-D images.")
         self.plane = plane
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:

@@ -7,6 +7,8 @@ import sys
 
 from medsaga.text_table import text_table
 
+from .run import verify_bundle
+
 __all__ = ["add_commands"]
 
 
@@ -22,8 +24,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> None:
-    from .run import verify_bundle  # torch and all: only when it is used
-
     findings = verify_bundle(arguments.bundle, arguments.published, run=not arguments.no_run)
     rows = []
     for finding in findings:

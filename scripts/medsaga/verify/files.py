@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from monai.bundle import ConfigParser
+
+from medsaga.download import checksum_of
 
 from .bundle import Bundle
 from .findings import skip_without
@@ -80,12 +81,9 @@ def large_files(bundle: Bundle) -> Iterator[str]:
             if not re.match("https?://", str(entry["url"])):
                 yield f"{where} it is not there, and url is {entry['url']!r}: give the address it can be had from."
             continue
-        digest = hashlib.new(kind, usedforsecurity=False)
-        with file.open("rb") as content:
-            while chunk := content.read(1 << 20):
-                digest.update(chunk)
-        if digest.hexdigest() != value:
-            yield f"{where} the file has {kind} {digest.hexdigest()}: it is damaged, or the entry is of another one."
+        actual = checksum_of(file, kind).removeprefix(f"{kind}:")
+        if actual != value:
+            yield f"{where} the file has {kind} {actual}: it is damaged, or the entry is of another one."
 
 
 def _listed(bundle: Bundle) -> list[dict]:
