@@ -98,3 +98,20 @@ def test_biases_set_after_a_pass_in_eval_mode_count():
     for _ in range(2):  # the graph of one pass is not part of the next
         encoder(image).sum().backward()
     copy.deepcopy(encoder)
+
+
+def test_gradients_of_several_threads_are_equal_each_time():
+    # a run that is repeated or resumed on several cores ends with the same bits
+    torch.manual_seed(0)
+    attention = TinyViTEncoder(256).train().stages[2].blocks[0].attn
+    tokens = torch.randn(50, 14 * 14, 160)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        gradients = []
+        for _ in range(12):
+            (gradient,) = torch.autograd.grad(attention(tokens).square().sum(), [attention.attention_biases])
+            gradients.append(gradient)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)

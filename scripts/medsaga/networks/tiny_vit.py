@@ -110,7 +110,12 @@ class _LeanAttention(Attention):
 
     def get_attention_biases(self, device: torch.device) -> torch.Tensor:
         # (1, heads, N, N): with fewer axes PyTorch's fused CPU kernel would not take them
-        return self.attention_biases[None, :, self.attention_bias_idxs]
+        if device.type != "cpu":
+            return self.attention_biases[None, :, self.attention_bias_idxs]
+        # On a CPU the gradient of indexing is added up in the order in which threads come, so its last bits vary from
+        # run to run; on a GPU it is this one's that does. It takes a fraction of the time, too.
+        chosen = self.attention_biases.index_select(1, self.attention_bias_idxs.flatten())
+        return chosen.unflatten(1, self.attention_bias_idxs.shape)[None]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         qkv = self.qkv(self.norm(x)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
