@@ -18,7 +18,7 @@ from monai.transforms import Compose, RandFlipd, RandGaussianNoised
 from torch import nn
 
 from medsaga.data import EpochSampler
-from medsaga.handlers import TrainingState
+from medsaga.handlers import MovingAverage, TrainingState
 from medsaga.losses import LogitResolutionDiceCELoss
 from medsaga.lr_schedulers import WarmupPolynomialLR
 from medsaga.optimizers import GaLoreAdamW
@@ -106,6 +106,7 @@ class Run:
         handlers=(),
         seed=0,
         loss=None,
+        momentum=None,
         **state,
     ):
         self.folder = Path(folder)
@@ -132,6 +133,7 @@ class Run:
                 key_val_metric={"val_mean_dice": ScriptedMetric(dict(enumerate(metrics, start=1)))},
             )
             validation = [ValidationHandler(interval, evaluator)]
+        self.average = MovingAverage(self.network, momentum)
         self.handler = TrainingState(
             self.folder,
             self.folder / "models" / "model.pt",
@@ -142,6 +144,7 @@ class Run:
             resume=resume,
             patience=patience,
             seed=seed,
+            average=self.average,
             **state,
         )
         self.watch = Watch()
@@ -230,6 +233,25 @@ def test_best_follows_the_metric(tmp_path, metrics, interval, best):
     selection = run.load("last.pt")["selection"]
     assert selection["best_epoch"] == best
     assert selection["best_metric"] == metrics[best - 1]
+
+
+def test_the_average_is_what_is_served_and_goes_on_where_it_was(tmp_path):
+    run = Run(tmp_path / "whole", momentum=0.2)()
+    assert equal(run.load("models/model.pt"), run.average.network.state_dict())
+    assert not equal(run.load("models/model.pt"), run.network.state_dict())
+    with pytest.raises(KeyboardInterrupt):
+        Run(tmp_path / "killed", momentum=0.2, handlers=[Abort(3)])()
+    resumed = Run(tmp_path / "killed", momentum=0.2, resume=True)()
+    assert equal(resumed.load("last.pt"), run.load("last.pt"))
+    assert equal(resumed.load("models/model.pt"), run.load("models/model.pt"))
+
+
+def test_a_run_from_before_there_was_an_average_starts_it_when_it_is_resumed(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        Run(tmp_path, handlers=[Abort(4)])()
+    before = Run(tmp_path, momentum=1e-12, resume=True)
+    before.handler.load(before.trainer)
+    assert equal(before.average.network.state_dict(), before.load("last.pt")["network"])
 
 
 @pytest.mark.parametrize("options", [{}, {"metrics": [0.0] * 3, "interval": 10}], ids=["no_evaluator", "never_due"])

@@ -46,10 +46,18 @@ def test_a_large_network_is_predicted_without_its_memory(small):
     with torch.device("meta"):
         network = SamSegmenter("vit_h", image_size=1024, num_classes=3)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    split = predict(small(**{"network_def#encoder": "vit_h", "image_size": 1024, "batch_size": 1}))
+    options = {"network_def#encoder": "vit_h", "image_size": 1024, "batch_size": 1, "ema_momentum": None}
+    split = predict(small(**options))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident < 500 * 1024  # KiB
     assert split["weights"] == sum(tensor.nbytes for tensor in network.state_dict().values()) > 2.5e9
     assert set(split) == set(CATEGORIES)
+
+
+def test_the_average_of_the_weights_takes_them_once_more(small):
+    alone, averaged = (predict(small(ema_momentum=momentum)) for momentum in (None, 0.01))
+    network = SamSegmenter("vit_test", image_size=small().parser()["image_size"], num_classes=3, train_prompts=False)
+    trained = sum(parameter.nbytes for parameter in network.parameters() if parameter.requires_grad)
+    assert averaged["weights"] - alone["weights"] == trained
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")

@@ -195,7 +195,11 @@ class RetrainTask(BundleTrainTask):
         )
         workflow.initialize()
         content = workflow.parser.get_parsed_content
-        trainer, evaluator, network = content("train#trainer"), content("validate#evaluator"), content("network")
+        trainer, evaluator, network = (
+            content("train#trainer"),
+            content("validate#evaluator"),
+            content("average").network,
+        )
         versions = Versions(self.model.models_dir)
         served = versions.served()
         stats = StatsFile(self.work_dir / "stats.json", trainer, evaluator, served.score if served else None)

@@ -56,6 +56,7 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "num_workers": (int,),
     "encoder_lr": _NUMBER,
     "lr": _NUMBER,
+    "ema_momentum": (float, _NONE),
     "warmup_steps": (int,),
     "epochs": (int,),
     "val_interval": (int,),

@@ -62,6 +62,8 @@ def problems(d: dict[str, Any]) -> Iterator[str]:
     for field in ("image_size", "batch_size", "inference_batch_size", "epochs", "val_interval"):
         if d[field] < 1:
             yield f"{field} is {d[field]}; it must be 1 or more."
+    if d["ema_momentum"] is not None and not 0 < d["ema_momentum"] < 1:
+        yield f"ema_momentum is {d['ema_momentum']}; it must be above 0 and below 1, or null for no average of weights."
 
 
 def _is_name(value: Any) -> bool:

@@ -20,6 +20,7 @@ from medsaga.networks import trained_state
 from medsaga.records import with_record
 
 from .finite import check_loss, check_weights
+from .moving_average import MovingAverage
 from .resuming import check_record, check_settings, plain
 
 __all__ = ["TrainingState"]
@@ -62,6 +63,8 @@ class TrainingState:
             others, such as an earlier training's, is saved as a whole.
         record: what is learnt from, see :func:`~medsaga.data.training_record`; None writes none.
         settings: values by name that decide the result; None records and compares none.
+        average: of the network's weights, kept up to date from here. Its network is what ``model_path`` gets; the state
+            has both.
 
     Raises:
         ValueError: ``resume`` or ``trained_only`` is neither; as the run starts, when the run to resume has other
@@ -84,10 +87,12 @@ class TrainingState:
         trained_only: bool | str = False,
         record: dict[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
+        average: MovingAverage | None = None,
     ) -> None:
         self.last, self.best = Path(state_dir) / "last.pt", Path(state_dir) / "best.pt"
         self.model_path = Path(model_path)
         self.network = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+        self.average = average if average is not None and average.momentum is not None else None
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.evaluator = evaluator
@@ -114,6 +119,8 @@ class TrainingState:
         engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: check_loss(engine, self._kept(engine)))
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
         engine.add_event_handler(Events.COMPLETED, self.report)
+        if self.average is not None:
+            self.average.attach(engine)
 
     def seed_epoch(self, engine: Engine) -> None:
         """Seed Python, NumPy and torch with the epoch: what is drawn from them does not depend on earlier epochs."""
@@ -131,7 +138,8 @@ class TrainingState:
         if _is_first_process():
             state = self._state(engine)
             if better:
-                weights = trained_state(self.network) if self.trained_only else state["network"]
+                served = self.network if self.average is None else self.average.network
+                weights = trained_state(served) if self.trained_only else served.state_dict()
                 _write(with_record(weights, self.record), self.model_path)
                 _write(state, self.best)
             _write(state, self.last)
@@ -164,6 +172,7 @@ class TrainingState:
     def _state(self, engine: Engine) -> dict[str, Any]:
         return {
             "network": self.network.state_dict(),
+            **({} if self.average is None else {"average": self.average.network.state_dict()}),
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.lr_scheduler.state_dict(),
             "scaler": engine.scaler.state_dict() if engine.scaler is not None else {},
@@ -198,6 +207,8 @@ class TrainingState:
             check_record(before["record"], self.record, self.last)
         try:
             self.network.load_state_dict(state["network"])
+            if self.average is not None:  # a run from before there was one starts it now
+                self.average.network.load_state_dict(state.get("average", state["network"]))
             self.optimizer.load_state_dict(state["optimizer"])
             self.lr_scheduler.load_state_dict(state["lr_scheduler"])
             progress, selection, scaler = state["progress"], state["selection"], state["scaler"]

@@ -34,7 +34,7 @@ class MemoryAccounting(TorchDispatchMode):
 
     A storage counts from the operator that returned it to its release, once however many views it has:
 
-    * ``"weights"``: parameters and buffers;
+    * ``"weights"``: parameters and buffers, of the average of the weights, too;
     * ``"gradients"``: what ``param.grad`` holds after a parameter's backward pass;
     * ``"optimizer state"``: tensors in ``optimizer.state`` after a step;
     * ``"activations"``: made in the forward pass, or in backward by checkpointing's recomputation; inputs as well;
@@ -48,6 +48,7 @@ class MemoryAccounting(TorchDispatchMode):
         network: its parameters and buffers are the weights.
         optimizer: its steps tell temporaries from activations.
         device: storages on other types of device are left out. On CUDA sizes are rounded up as its allocator does.
+        averaged: network with the average of the weights; None, or the network itself, where there is none.
 
     Attributes:
         live: bytes alive now.
@@ -56,9 +57,12 @@ class MemoryAccounting(TorchDispatchMode):
         steps: optimizer steps seen.
     """
 
-    def __init__(self, network: nn.Module, optimizer: Optimizer, device: torch.device) -> None:
+    def __init__(
+        self, network: nn.Module, optimizer: Optimizer, device: torch.device, averaged: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.network = network
+        self.averaged = averaged
         self.optimizer = optimizer
         self.device = device
         self.live = 0
@@ -73,8 +77,9 @@ class MemoryAccounting(TorchDispatchMode):
         self._handles: list[Any] = []
 
     def __enter__(self) -> MemoryAccounting:
-        for tensor in (*self.network.parameters(), *self.network.buffers()):
-            self._follow(tensor, "weights")
+        for network in filter(None, (self.network, self.averaged)):
+            for tensor in (*network.parameters(), *network.buffers()):
+                self._follow(tensor, "weights")
         self._handles = [
             self.optimizer.register_step_pre_hook(self._step_begins),
             self.optimizer.register_step_post_hook(self._step_ends),

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from .accounting import MemoryAccounting
 from .setup import Setup
 from .training import Training
 
@@ -46,7 +45,7 @@ def measure(setup: Setup) -> Measurement:
     """
     before = _start_resident_peak()
     training = Training(setup.parser())
-    accounting = MemoryAccounting(training.network, training.optimizer, training.device)
+    accounting = training.accounting()
     with accounting:
         training.run(2)
     if training.device.type == "cuda":

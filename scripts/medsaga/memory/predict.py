@@ -12,7 +12,6 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.optim.optimizer import _foreach_supported_types
 
 from .absent_gpu import absent_gpu
-from .accounting import MemoryAccounting
 from .setup import Setup
 from .training import Training
 from .values import FakeValues
@@ -40,7 +39,7 @@ def predict(setup: Setup, device: str | None = None) -> dict[str, int]:
     with ExitStack() as stack:
         stack.enter_context(_fake_tensors())
         training = Training(parser)
-        accounting = stack.enter_context(MemoryAccounting(training.network, training.optimizer, training.device))
+        accounting = stack.enter_context(training.accounting())
         if training.device.type == "cuda" and not torch.cuda.is_available():
             stack.enter_context(absent_gpu(training.network.parameters()))
         training.run(2)

@@ -11,6 +11,8 @@ from monai.engines import SupervisedTrainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .accounting import MemoryAccounting
+
 __all__ = ["Training"]
 
 # Batches before giving up: many, because a GradScaler skips steps until it has found its scale. MONAI also steps at an
@@ -21,9 +23,9 @@ _EPOCH = 10_000
 class Training:
     """The network, optimizer, loss and trainer of a bundle, and random batches in place of its data.
 
-    All are built from the config, so what is measured is what is trained, mixed precision and accumulation of
-    gradients included. Weights are fresh and handlers (checkpoints, validation, logs) are left out: a step's memory
-    depends on neither.
+    All are built from the config, so what is measured is what is trained, mixed precision, accumulation of gradients
+    and the average of the weights included. Weights are fresh and other handlers (checkpoints, validation, logs) are
+    left out: a step's memory depends on neither.
 
     Args:
         parser: a bundle's config, see :meth:`medsaga.memory.Setup.parser`.
@@ -35,16 +37,21 @@ class Training:
         values = map(parser.get_parsed_content, ("batch_size", "image_size", "num_classes", "channel_names"))
         batches = _RandomBatches(*values)
         parser["train#trainer#train_data_loader"] = batches
-        parser["train#trainer#train_handlers"] = None
+        parser["train#trainer#train_handlers"] = ["@average"]
         parser["train#trainer#epoch_length"] = _EPOCH
         parser["train#trainer#max_epochs"] = 1
         self._trainer: SupervisedTrainer = parser.get_parsed_content("train#trainer")
         self._trainer.add_event_handler(Events.ITERATION_COMPLETED, self._stop)
         self.device: torch.device = parser.get_parsed_content("device")
         self.network: nn.Module = self._trainer.network
+        self.averaged: nn.Module = parser.get_parsed_content("average").network
         self.optimizer: Optimizer = self._trainer.optimizer
         self.optimizer.register_step_post_hook(self._count)
         self._steps = self._wanted = 0
+
+    def accounting(self) -> MemoryAccounting:
+        """What follows the tensors of this training."""
+        return MemoryAccounting(self.network, self.optimizer, self.device, self.averaged)
 
     def run(self, steps: int) -> None:
         """Train until the optimizer has made this many steps more.

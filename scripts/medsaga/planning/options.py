@@ -31,6 +31,7 @@ _CHOICES: dict[str, dict[str, Any]] = {
     "--epochs": {"type": int},
     "--lr": {"type": float, "help": "rate of the decoder"},
     "--encoder-lr": {"type": float, "help": "rate of the encoder"},
+    "--ema-momentum": {"type": float, "help": "share of the newest step in the average of weights; 0 for none"},
     "--warmup-steps": {"type": int},
     "--val-interval": {"type": int, "help": "epochs between validations"},
     "--num-workers": {"type": int, "help": "processes that load slices in training"},
@@ -61,7 +62,9 @@ def asked(arguments: argparse.Namespace) -> dict[str, Any]:
     for field in ("test_patients", "val_patients"):
         if values.get(field, 0) >= 1:
             values[field] = int(values[field])
-    least = {"test_patients": 0, "val_patients": 0, "min_classes": 0, "warmup_steps": 0, "num_workers": 0}
+    least = dict.fromkeys(
+        ("test_patients", "val_patients", "min_classes", "warmup_steps", "num_workers", "ema_momentum"), 0
+    )
     for field, value in values.items():
         if isinstance(value, (int, float)) and not isinstance(value, bool) and value < least.get(field, 1e-12):
             raise ValueError(
@@ -69,6 +72,8 @@ def asked(arguments: argparse.Namespace) -> dict[str, Any]:
             )
     if values.get("weights") == "none":
         values["weights"] = None
+    if values.get("ema_momentum") == 0:
+        values["ema_momentum"] = None
     if "intensities" in values:
         values["intensities"] = _intensities(values["intensities"])
     return values

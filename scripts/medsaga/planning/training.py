@@ -88,7 +88,7 @@ def _number(asked: float, patients: int) -> int:
 def choose_steps(
     found: Findings, choices: Choices, machine: Machine, peak: Callable[[dict[str, Any]], float] | None
 ) -> None:
-    """Choose batch, checkpointing, rates, warmup, epochs and validations.
+    """Choose batch, checkpointing, rates, average of weights, warmup, epochs and validations.
 
     Args:
         found: of the data.
@@ -111,6 +111,10 @@ def choose_steps(
     text = "the papers', for their batch of 12" if papers else "gentle, as small batches need (measured on hippocampus)"
     choices.choose("lr", rates[0], f"Rate of the decoder: {text}.")
     choices.choose("encoder_lr", rates[1], f"Rate of the encoder: {text}.")
+    text = "The average of the weights over about 100 steps is validated and served: it varies less than they do."
+    if large:
+        text = "No average of the weights is kept: it would take their memory once more."
+    choices.choose("ema_momentum", None if large else 0.01, text)
     steps, text = _steps(size, papers, machine)
     per_epoch = math.ceil(choices.training_slices / batch)
     epochs = min(_EPOCHS, max(1, round(steps / per_epoch)))
