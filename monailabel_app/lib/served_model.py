@@ -22,7 +22,7 @@ from medsaga.bundle.errors import root_cause
 from medsaga.bundle.literals import literal
 from medsaga.inferers import EmbeddingCache
 from medsaga.networks import SamSegmenter, load_weights
-from medsaga.transforms.orient_slices import PLANES
+from medsaga.transforms.orient_slices import ALL_PLANES, PLANES
 
 __all__ = ["BEST", "COMPUTING", "PLANES", "ServedModel", "find_bundles", "image_key", "in_use", "mark_request"]
 
@@ -92,7 +92,7 @@ class ServedModel:
         name: the folder's name, under which clients see the model.
         labels: class number by name, without the background.
         dimension: of the images, 2 or 3; the network itself always works on slices.
-        plane: of the slices of volumes, as the bundle has it; None where images are 2-D.
+        plane: in which prompts see volumes: the bundle's, ``auto`` for one that cuts in all; None where images are 2-D.
         pretrained: published weights or file that training starts from, None for none.
     """
 
@@ -114,7 +114,8 @@ class ServedModel:
         self.num_classes = len(self.labels) + 1
         self.image_size = int(self.config.get_parsed_content("image_size"))
         self.pretrained = json.loads((self.path / "configs" / "train.json").read_text()).get("weights")
-        self.plane: str | None = self.config.get_parsed_content("plane")
+        plane: str | None = self.config.get_parsed_content("plane")
+        self.plane = "auto" if plane == ALL_PLANES else plane
         self.dimension = 2 if self.plane is None else 3
         self._preprocessing: dict[str | None, Compose] = {}
         self.preprocessing()

@@ -11,7 +11,7 @@ from monai.transforms import Compose, RandFlipd, RandGaussianNoised
 from torch.utils.data import DataLoader
 
 from medsaga.data import EpochSampler, SliceDataset, add_test_patients, for_unlabelled, training_record
-from medsaga.transforms import FitSquared
+from medsaga.transforms import FitSquared, OrientSlicesd, cuts
 
 pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodec")
 
@@ -63,6 +63,40 @@ def test_takes_the_slices_with_enough_classes(make, phantoms, min_classes):
     ]
     assert slices_of(make(min_classes=min_classes)) == expected
     assert 0 < len(expected) <= sum(label.shape[2] for label in labels)
+
+
+def test_all_planes_give_each_slice_of_each(phantoms, preprocessing, tmp_path):
+    dataset = SliceDataset(phantoms[:2], preprocessing(), 3, tmp_path / "cache", plane="all")
+    found = [(dataset.cases[case].case["plane"], case // 3, position) for case, position in slices_of(dataset)]
+    expected, read = [], []
+    for number, case in enumerate(phantoms[:2]):
+        prepared = preprocessing()({"image": case["image"], "label": case["label"]})
+        image = prepared["image"]
+        for plane in (cut.plane for cut in cuts(tuple(image.shape[1:]), image.affine)):
+            turned = OrientSlicesd(["image", "label"], plane)({key: prepared[key] for key in ("image", "label")})
+            expected += [(plane, number, position) for position in range(turned["image"].shape[-1])]
+            read += [{k: turned[k][..., i].as_tensor() for k in turned} for i in range(turned["image"].shape[-1])]
+    assert found == expected and len({plane for plane, _, _ in found}) == 3
+    for item, slice_ in zip((dataset[i] for i in range(len(dataset))), read):
+        assert torch.equal(item["label"], slice_["label"].to(torch.uint8))
+        torch.testing.assert_close(item["image"], slice_["image"].half().float())
+    # with the same seed fewer slices are among more, and the record says in which plane they lie
+    few = SliceDataset(phantoms[:2], preprocessing(), 3, tmp_path / "cache", plane="all", num_slices=20, seed=3)
+    record = training_record(phantoms[:2], [], few, ["background", "first", "second"], seed=3)
+    named = {(entry["case"], entry["plane"]): entry["slices"] for entry in record["slices"]}
+    assert sum(map(len, named.values())) == 20 and len({plane for _, plane in named}) == 3
+    assert record["train"] == sorted({case["image"].split("/")[-1].split(".")[0] for case in phantoms[:2]})
+
+
+def test_planes_with_long_pixels_or_of_2d_images_give_no_slice(write_nifti, preprocessing, tmp_path):
+    values = np.random.RandomState(0).rand(10, 12, 14).astype(np.float32)
+    thick = np.diag([-1.0, -1.0, 5.0, 1.0])
+    case = {
+        "image": write_nifti(tmp_path / "image.nii.gz", values, thick),
+        "label": write_nifti(tmp_path / "label.nii.gz", (values > 0.5).astype(np.uint8), thick),
+    }
+    dataset = SliceDataset([case], preprocessing(2), 2, tmp_path / "cache", plane="all", class_names=["no", "yes"])
+    assert slices_of(dataset) == [(0, z) for z in range(10)] and dataset.empty_labels() == []
 
 
 def test_slices_of_a_smaller_number_are_among_those_of_a_larger(make):
@@ -181,7 +215,7 @@ def with_few_classes(write_nifti, tmp_path):
 def test_classes_that_no_slice_shows_and_empty_labels_are_warned_of(with_few_classes, preprocessing, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         dataset = SliceDataset(with_few_classes, preprocessing(4), 4, tmp_path / "cache", class_names=NAMES)
-    assert dataset.unseen_classes() == [3] and dataset.empty_labels() == [1]
+    assert dataset.unseen_classes() == [3] and dataset.empty_labels() == [with_few_classes[1]]
     assert dataset.shown_slices() == [[0, 1, 2, 3], [0, 1, 2, 3]]
     assert "No training slice shows: third." in caplog.text
     assert f"1 of 2 training labels show background only: {with_few_classes[1]['label']}." in caplog.text

@@ -7,6 +7,7 @@ from monai.data import MetaTensor
 from torch import nn
 
 from medsaga.inferers import SliceBatchInferer
+from medsaga.transforms import cuts, fit_square, undo_fit_square
 
 SIZE = 24
 
@@ -51,6 +52,41 @@ def test_slices_of_the_networks_size_are_thresholded_exactly(shape):
     assert labels.shape == (shape[0], 1, *shape[2:])
     assert torch.equal(labels, classes(image))
     assert labels.unique().tolist() == [0, 1, 2]
+
+
+class Noisy(nn.Module):
+    """Logits of three classes that depend on the whole slice, and on its orientation."""
+
+    def forward(self, images):
+        level = images.mean(dim=1, keepdim=True)
+        ramp = torch.linspace(-1, 1, SIZE).view(-1, 1) * level.mean(dim=(2, 3), keepdim=True)
+        return torch.cat([level, ramp + level.flip(2), 2 * level.cumsum(3) / SIZE], dim=1)
+
+
+@pytest.mark.parametrize("affine", [None, torch.diag(torch.tensor([-1.0, 1, 1, 1]))[[1, 2, 0, 3]].double()])
+def test_all_planes_sum_their_probabilities(affine):
+    volume = smooth(1, 1, 20, 22, 18)
+    inputs = volume if affine is None else MetaTensor(volume, affine=affine)
+    labels = SliceBatchInferer(SIZE, 5, plane="all")(inputs, Noisy())
+    total = torch.zeros(3, 20, 22, 18)
+    for cut in cuts((20, 22, 18), affine):
+        slices = cut.turned(volume[0]).permute(3, 0, 1, 2)
+        logits = undo_fit_square(Noisy()(fit_square(slices, SIZE)), SIZE, tuple(slices.shape[-2:]))
+        cut.add(total, logits.softmax(1).permute(1, 2, 3, 0), 0)
+    assert len(cuts((20, 22, 18), affine)) == 3
+    best, second = total.topk(2, dim=0).values
+    clear = best - second > 0.01  # of the sums in float16
+    assert clear.float().mean() > 0.9 and torch.equal(labels[0, 0][clear], total.argmax(0).to(torch.uint8)[clear])
+    assert labels.unique().numel() == 3 and isinstance(labels, type(inputs))
+    assert (labels != SliceBatchInferer(SIZE, 5)(inputs, Noisy())).any()
+
+
+def test_all_planes_of_thick_slices_are_those_of_one():
+    inputs = MetaTensor(smooth(1, 1, 20, 22, 18), affine=torch.diag(torch.tensor([1.0, 1, 5, 1])))
+    network = Threshold()
+    labels = SliceBatchInferer(SIZE, 7, plane="all")(inputs, network)
+    assert sum(shape[0] for shape in network.shapes) == 18
+    assert torch.equal(labels, SliceBatchInferer(SIZE, 7)(inputs, Threshold()))
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 35, 50, 5), (1, 1, 50, 35, 4), (1, 1, 60, 9, 3)])

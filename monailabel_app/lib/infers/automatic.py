@@ -97,7 +97,8 @@ class AutomaticTask(BundleInferTask):
         finally:
             hook.remove()
         if self.model.dimension == 3:
-            index = int(torch.cat(doubt).argmax())
+            # of several planes the volume's own is first
+            index = int(torch.cat(doubt)[: data[self.key_image].shape[-1]].argmax())
             axis, (at,) = Placing(data[self.key_image]).slices([index])
             if axis == 2:
                 data.setdefault("result", {})["least_sure_slice"] = at

@@ -31,6 +31,7 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "test_images": (str,),
     "datalist": (dict,),
     "class_names": (list,),
+    "largest_component": (list,),
     "label_values": (list, str, _NONE),
     "channel_names": (list,),
     "sequences": (list, _NONE),

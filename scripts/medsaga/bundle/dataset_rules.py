@@ -48,6 +48,8 @@ def problems(d: dict[str, Any]) -> Iterator[str]:
         names = d[field]
         if len(names) < least or len(set(map(str, names))) < len(names) or not all(_is_name(name) for name in names):
             yield f"{field} is {names!r}; it must be {least} or more different names."
+    if unknown := [name for name in d["largest_component"] if name not in d["class_names"][1:]]:
+        yield f"largest_component has {unknown!r}; it must have names of classes besides background."
     if d["sequences"] is not None and (
         len(d["sequences"]) != len(d["channel_names"]) or not all(_is_name(end) for end in d["sequences"])
     ):

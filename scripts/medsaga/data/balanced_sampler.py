@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -30,37 +30,33 @@ class BalancedSampler(EpochSampler):
     depends on seed and epoch alone. Of several processes each draws its part, as ``DistributedSampler``'s.
 
     Args:
-        dataset: slices of ``data``.
-        data: the cases, each with a ``modality``, for example ``"CT"``. Cases without one are among ``"others"``.
+        dataset: slices of cases, each with a ``modality``, for example ``"CT"``. Cases without one are among
+            ``"others"``.
         shares: parts of an epoch by modality, which sum to 1; ``"others"`` is the share of all modalities not named,
             in which each slice counts the same. The share of modalities without any slice goes to the rest in
             proportion, with a warning.
         seed: of the draw.
 
     Raises:
-        ValueError: shares that are not positive or do not sum to 1, a modality without a share, cases that are not the
-            data set's.
+        ValueError: shares that are not positive or do not sum to 1, a modality without a share.
 
     Source:
         CT 0.4, MR 0.1 and the other nine together 0.5: LoRA on LiteMedSAM in the CVPR 2024 "MedSAM on Laptop"
         challenge.
     """
 
-    def __init__(
-        self, dataset: SliceDataset, data: Sequence[Mapping], shares: Mapping[str, float], seed: int = 0
-    ) -> None:
+    def __init__(self, dataset: SliceDataset, shares: Mapping[str, float], seed: int = 0) -> None:
         super().__init__(dataset, seed)
-        if len(data) != len(dataset.cases):
-            raise ValueError(f"data has {len(data)} cases, the data set {len(dataset.cases)}: give both the same list.")
         if min(shares.values(), default=0) <= 0 or not math.isclose(sum(shares.values()), 1, abs_tol=1e-6):
             raise ValueError(f"shares must be positive and sum to 1, got {dict(shares)}.")
         members: dict[str, list[int]] = {name: [] for name in shares}
-        for index, (case, _) in enumerate(dataset.slices):
-            modality = data[case].get("modality")
+        for index, (number, _) in enumerate(dataset.slices):
+            case = dataset.cases[number].case
+            modality = case.get("modality")
             group = modality if modality in shares else OTHERS
             if group not in shares:
                 raise ValueError(
-                    f"{data[case]['image']} is of modality {modality!r}, which has no share: the shares are of "
+                    f"{case['image']} is of modality {modality!r}, which has no share: the shares are of "
                     f"{', '.join(shares)}. Add it, or {OTHERS!r} for all that are not named."
                 )
             members[group].append(index)

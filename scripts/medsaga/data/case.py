@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from medsaga.reading import name_without_suffix
+from medsaga.transforms.orient_slices import ALL_PLANES, AXES
 
-__all__ = ["case_name", "files_of", "inputs_of", "patient_of"]
+__all__ = ["case_name", "cut_in", "files_of", "inputs_of", "patient_of"]
 
 
 def inputs_of(case: Mapping[str, Any]) -> dict[str, Any]:
     """What of a case is read: ``image`` and, where it has one, ``label``."""
     return {key: case[key] for key in ("image", "label") if key in case}
+
+
+def cut_in(cases: Sequence[dict], plane: str | None) -> list[dict]:
+    """Cases to cut slices from: those given, or with ``plane="all"`` each of them for every plane, which it names."""
+    if plane != ALL_PLANES:
+        return list(cases)
+    return [{**case, "plane": name} for case in cases for name in AXES]
 
 
 def files_of(case: Mapping[str, Any]) -> list[str]:

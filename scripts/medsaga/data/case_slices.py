@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
+from monai.utils import convert_to_tensor
 
 from medsaga.failures import root_cause
+from medsaga.transforms.cut_planes import cuts
 
 from .case import files_of, inputs_of
 
@@ -25,11 +28,12 @@ def slices_of(case: Mapping[str, Any], preprocessing: Callable) -> np.ndarray:
     """Preprocess a case.
 
     Args:
-        case: as :func:`~medsaga.data.case.inputs_of` takes it.
+        case: as :func:`~medsaga.data.case.inputs_of` takes it; its ``plane``, if it names one, is the one to cut in.
         preprocessing: see :func:`~medsaga.data.slice_cache.cache_cases`.
 
     Returns:
-        (D,) of records: ``image`` (C, H, W) float16, and, where the case has one, ``label`` (H, W) uint8. Intensities
+        (D,) of records: ``image`` (C, H, W) float16, and, where the case has one, ``label`` (H, W) uint8; none of a
+        volume that is not cut in the plane (:func:`~medsaga.transforms.cuts`), or of a 2-D image in one. Intensities
         are in [0, 1], where the step of float16 of at most 1/2048 is finer than the 8 bits of the images that SAM was
         trained on.
 
@@ -37,11 +41,13 @@ def slices_of(case: Mapping[str, Any], preprocessing: Callable) -> np.ndarray:
         ValueError: intensities outside [0, 1].
     """
     data = preprocessing(inputs_of(case))
+    if "plane" in case:
+        data = _cut(data, case["plane"])
     image = np.asarray(data["image"])
     is_volume = image.ndim == 4
     image = np.moveaxis(image, -1, 0) if is_volume else image[None]  # (C, H, W, D) → (D, C, H, W)
     # MONAI's scaling leaves an image as it is whose two percentiles are equal, and NaN or infinity trains nothing
-    low, high = float(image.min()), float(image.max())
+    low, high = (float(image.min()), float(image.max())) if image.size else (0.0, 1.0)
     if not (low >= -1e-3 and high <= 1 + 1e-3):
         raise ValueError(
             f"{files_of(case)[0]}: intensities from {low:g} to {high:g} after preprocessing, expected 0 to 1. Nearly "
@@ -58,6 +64,15 @@ def slices_of(case: Mapping[str, Any], preprocessing: Callable) -> np.ndarray:
     if "label" in case:
         slices["label"] = label
     return slices
+
+
+def _cut(data: Mapping[str, torch.Tensor], plane: str) -> dict[str, torch.Tensor]:
+    """Image (C, H, W, D) and label with the slices of a plane along the last axis; without any where it is not cut."""
+    image = data["image"]
+    shape = tuple(image.shape[1:])
+    cut = next((cut for cut in cuts(shape, getattr(image, "affine", None)) if cut.plane == plane), None)
+    planes = {key: convert_to_tensor(data[key], track_meta=False) for key in ("image", "label") if key in data}
+    return {key: values[..., :0] if cut is None else cut.turned(values) for key, values in planes.items()}
 
 
 def classes_in(slices: np.ndarray, num_classes: int) -> np.ndarray:

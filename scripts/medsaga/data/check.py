@@ -13,6 +13,7 @@ from monai.transforms import Compose
 from medsaga.failures import CasesFailedError, Failure, write_failures
 from medsaga.text_table import text_table
 
+from .case import cut_in
 from .slice_cache import prepare_cases
 
 __all__ = ["check_cases"]
@@ -30,6 +31,7 @@ def check_cases(
     cache_dir: str | Path,
     num_workers: int,
     errors: str | Path,
+    plane: str | None = None,
 ) -> None:
     """Read and preprocess each case of a split, so that none stops the training hours later.
 
@@ -44,6 +46,7 @@ def check_cases(
         cache_dir: of the slice cache.
         num_workers: processes that read, see :func:`~medsaga.data.cache_build.make_all`.
         errors: CSV of the files that cannot be used, each with its cause; not there if all can be used.
+        plane: of the training slices, see :class:`~medsaga.data.SliceDataset`.
 
     Raises:
         CasesFailedError: a table of the files that cannot be used.
@@ -52,7 +55,7 @@ def check_cases(
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     failed: list[bool] = [False]
     if not several or dist.get_rank() == 0:
-        _, failures = prepare_cases(train, others, preprocessing, num_classes, cache_dir, num_workers)
+        _, failures = prepare_cases(cut_in(train, plane), others, preprocessing, num_classes, cache_dir, num_workers)
         write_failures(errors, failures)
         failed[0] = bool(failures)
     if several:

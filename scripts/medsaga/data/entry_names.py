@@ -82,7 +82,7 @@ def identify(case: dict, made_by: str) -> tuple[str, int]:
         FileNotFoundError: an image or label is not there.
     """
     # the label, too, because an image may come twice, with the labels of two readers
-    inputs = list(inputs_of(case).values())
+    inputs = [*inputs_of(case).values(), *([case["plane"]] if "plane" in case else [])]
     states = [_state(file) for file in files_of(case)]
     size = sum(size for files in states for _, size, _ in files)
     return f"{_digest(inputs)}-{made_by}-{_digest(states)}", size

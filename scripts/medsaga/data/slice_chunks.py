@@ -23,6 +23,7 @@ class _Chunks:
 
     def __init__(self, cached: CachedCase, depth: int) -> None:
         self.cached = cached
+        self.case = cached.case
         self.depth = depth
         self.classes = cached.classes
         self.has_label = cached.has_label
@@ -51,6 +52,7 @@ class SliceChunks(SliceDataset):
         seed: as there.
         num_workers: as there.
         class_names: as there.
+        plane: as there.
 
     Raises:
         ValueError: as there; when a case has fewer slices than a chunk.
@@ -69,15 +71,18 @@ class SliceChunks(SliceDataset):
         seed: int = 0,
         num_workers: int = 0,
         class_names: Sequence[str] | None = None,
+        plane: str | None = None,
     ) -> None:
-        super().__init__(data, preprocessing, num_classes, cache_dir, transform, None, min_classes, seed, num_workers)
+        super().__init__(
+            data, preprocessing, num_classes, cache_dir, transform, None, min_classes, seed, num_workers, plane=plane
+        )
         self.depth = depth
         lengths = [len(cached.classes) for cached in self.cases]
-        for case, length in zip(data, lengths):
-            if length < depth:
+        for cached, length in zip(self.cases, lengths):
+            if 0 < length < depth:
                 raise ValueError(
-                    f"{case['image']} has {length} slice{'s' if length > 1 else ''}, a chunk has depth={depth}: lower "
-                    "it, or train the 2-D form"
+                    f"{cached.case['image']} has {length} slice{'s' if length > 1 else ''}, a chunk has depth={depth}: "
+                    "lower it, or train the 2-D form"
                 )
         chunks = sorted({(c, min(i - i % depth, lengths[c] - depth)) for c, i in self.slices.tolist()})
         if num_slices is not None:
@@ -94,7 +99,7 @@ class SliceChunks(SliceDataset):
         self.cases = [_Chunks(cached, depth) for cached in self.cases]
         logger.info(f"{len(chunks)} chunks of {depth} slices.")
         if class_names is not None:
-            self._warn(data, class_names)
+            self._warn(len(data), class_names)
 
     def shown_slices(self) -> list[list[int]]:
         """Positions of the training slices in each case: all of a chunk's."""

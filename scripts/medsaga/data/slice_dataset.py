@@ -12,7 +12,7 @@ from monai.transforms import Compose
 from monai.utils import MAX_SEED
 from torch.utils.data import Dataset
 
-from .case import files_of
+from .case import cut_in, files_of
 from .slice_cache import cache_cases
 
 __all__ = ["SliceDataset"]
@@ -43,8 +43,11 @@ class SliceDataset(Dataset):
         num_workers: processes that preprocess cases not yet in the cache.
         class_names: of all classes, background first: warn of those that none of the slices shows, and of labels that
             are all background. None does not look.
+        plane: of the slices, as :class:`~medsaga.transforms.OrientSlicesd` has it: with ``all`` a volume gives slices
+            of each plane that :func:`~medsaga.transforms.cuts` finds, otherwise those along its last axis.
 
     Attributes:
+        cases: the cached cases; with ``plane="all"`` one a plane of each.
         slices: (N, 2) int32, the case and the slice of each item: 8 bytes a slice, where Python's own numbers take 100,
             in every process that loads.
         labelled: whether cases have labels.
@@ -66,10 +69,11 @@ class SliceDataset(Dataset):
         seed: int = 0,
         num_workers: int = 0,
         class_names: Sequence[str] | None = None,
+        plane: str | None = None,
     ) -> None:
         if not data:
             raise ValueError("No case to train on: the list of images and labels is empty.")
-        self.cases = cache_cases(data, preprocessing, num_classes, cache_dir, num_workers)
+        self.cases = cache_cases(cut_in(data, plane), preprocessing, num_classes, cache_dir, num_workers)
         self.transform = transform
         self.seed = seed
         self.labelled = any(case.has_label for case in self.cases)
@@ -89,17 +93,18 @@ class SliceDataset(Dataset):
                 logger.warning(self.shortages[-1])
             slices = slices[np.random.RandomState(seed).permutation(len(slices))[:num_slices]]
         self.slices = slices
-        logger.info(f"{len(slices)} training slices of {len(np.unique(slices[:, 0]))} of {len(data)} cases.")
+        drawn = {str(self.cases[number].case["image"]) for number in np.unique(slices[:, 0])}
+        logger.info(f"{len(slices)} training slices of {len(drawn)} of {len(data)} cases.")
         if class_names is not None:
-            self._warn(data, class_names)
+            self._warn(len(data), class_names)
 
-    def _warn(self, data: Sequence[dict], class_names: Sequence[str]) -> None:
+    def _warn(self, number: int, class_names: Sequence[str]) -> None:
         if unseen := self.unseen_classes():
             logger.warning(f"No training slice shows: {', '.join(class_names[index] for index in unseen)}.")
         if empty := self.empty_labels():
-            files = ", ".join(files_of({"label": data[index]["label"]})[0] for index in empty[:_LISTED])
+            files = ", ".join(files_of({"label": case["label"]})[0] for case in empty[:_LISTED])
             more = f" and {len(empty) - _LISTED} more" if len(empty) > _LISTED else ""
-            logger.warning(f"{len(empty)} of {len(data)} training labels show background only: {files}{more}.")
+            logger.warning(f"{len(empty)} of {number} training labels show background only: {files}{more}.")
 
     def shown_slices(self) -> list[list[int]]:
         """Positions of the training slices in each case, in their order."""
@@ -115,9 +120,11 @@ class SliceDataset(Dataset):
         seen = np.logical_or.reduce([case.classes[positions].any(axis=0) for case, positions in shown])
         return [int(index) for index in np.flatnonzero(~seen) if index > 0]
 
-    def empty_labels(self) -> list[int]:
-        """Numbers of the cases whose label is all background, trained on or not."""
-        return [i for i, case in enumerate(self.cases) if case.has_label and not case.classes[:, 1:].any()]
+    def empty_labels(self) -> list[dict]:
+        """The cases whose label is all background, trained on or not."""
+        labelled = {str(cached.case["label"]): cached.case for cached in self.cases if cached.has_label}
+        shown = {str(cached.case["label"]) for cached in self.cases if cached.classes[:, 1:].any()}
+        return [case for label, case in labelled.items() if label not in shown]
 
     def __len__(self) -> int:
         return len(self.slices)

@@ -25,7 +25,7 @@ def training_record(
     """The record of a training, to which :func:`add_test_patients` adds those kept for the test.
 
     Args:
-        train: cases of the training, in the order of the dataset's.
+        train: cases of the training.
         validation: cases by which the best epoch is chosen.
         dataset: the training slices.
         class_names: of all classes, background first.
@@ -35,8 +35,9 @@ def training_record(
 
     Returns:
         plain values: the patients by name as ``train``, ``validation``, ``test`` and ``learnt_before``; ``slices``, for
-        each case {"patient", "case", "slices"}; ``class_names``, ``unseen_classes`` (that no training slice shows),
-        ``empty_labels`` (cases whose label is all background), ``labelled``, ``seed`` and ``warnings``.
+        each case {"patient", "case", "slices"}, with ``plane`` where slices of several are taken; ``class_names``,
+        ``unseen_classes`` (that no training slice shows), ``empty_labels`` (cases whose label is all background),
+        ``labelled``, ``seed`` and ``warnings``.
 
     Raises:
         ValueError: the weights have learnt from patients to validate with.
@@ -48,18 +49,17 @@ def training_record(
         "learnt_before": sorted(learnt_patients(read_record(weights))) if _is_file(weights) else [],
     }
     _refuse_learnt(record, "validation")
-    shown = dataset.shown_slices()
     slices = [
-        {"patient": patient_of(case), "case": case_name(case), "slices": shown[index]}
-        for index, case in enumerate(train)
-        if shown[index]
+        {"patient": patient_of(cached.case), "case": case_name(cached.case), **_plane(cached.case), "slices": shown}
+        for cached, shown in zip(dataset.cases, dataset.shown_slices())
+        if shown
     ]
     return {
         **record,
         "slices": slices,
         "class_names": list(class_names),
         "unseen_classes": [class_names[index] for index in dataset.unseen_classes()],
-        "empty_labels": [case_name(train[index]) for index in dataset.empty_labels()],
+        "empty_labels": [case_name(case) for case in dataset.empty_labels()],
         "labelled": dataset.labelled,
         "seed": seed,
         "warnings": list(dataset.shortages),
@@ -76,6 +76,10 @@ def add_test_patients(record: dict[str, Any], test: Sequence[dict]) -> None:
     """
     record["test"] = _patients(test)
     _refuse_learnt(record, "test")
+
+
+def _plane(case: dict) -> dict[str, str]:
+    return {"plane": case["plane"]} if "plane" in case else {}
 
 
 def _patients(cases: Sequence[dict]) -> list[str]:

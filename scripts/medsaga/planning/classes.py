@@ -39,6 +39,7 @@ class ClassFinding:
         column: mean of its centre over the cases, from 0 (left edge of the slice) to 1.
         left: share of the cases in which its centre is left of the slice's middle.
         seen: cases that show it.
+        whole: least share over the cases of its voxels that are in its largest connected component.
         mirrors: name of the class that lies on the other side like a mirror image; empty where there is none.
     """
 
@@ -51,6 +52,7 @@ class ClassFinding:
     column: float = 0.5
     left: float = 0.5
     seen: int = 10
+    whole: float = 0.0
     mirrors: str = ""
 
     @property
@@ -207,6 +209,7 @@ def _class(labelled: Sequence[CaseFacts], value: int | None, name: str) -> Class
         column=float(np.mean(columns)) if present else 0.5,
         left=float(np.mean([column < 0.5 for column in columns])) if present else 0.5,
         seen=len(present),
+        whole=min((one.largest for one in present), default=0.0),
     )
 
 

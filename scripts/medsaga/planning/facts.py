@@ -48,6 +48,7 @@ class ClassFacts:
         column: of its centre, from 0 (left edge of the slice) to 1.
         row: of its centre, from 0 (top) to 1.
         diameter: equivalent diameter in pixels of its objects in a slice; half of its area is in larger ones.
+        largest: share of its voxels in its largest connected component.
     """
 
     voxels: int
@@ -55,6 +56,7 @@ class ClassFacts:
     column: float
     row: float
     diameter: float
+    largest: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -183,4 +185,5 @@ def _class_facts(mask: np.ndarray, box: tuple[slice, ...], shape: tuple[int, ...
     # half of what is labelled belongs to objects of this size or larger: specks at edges do not count
     areas = np.sort(areas)
     typical = areas[np.searchsorted(np.cumsum(areas), 0.5 * areas.sum())]
-    return ClassFacts(voxels, len(shown), column, row, float(2 * np.sqrt(typical / np.pi)))
+    largest = float(np.bincount(components(mask).ravel())[1:].max()) / voxels
+    return ClassFacts(voxels, len(shown), column, row, float(2 * np.sqrt(typical / np.pi)), largest)

@@ -8,7 +8,7 @@ from typing import Any
 
 from medsaga.networks.checkpointing import CHECKPOINTING
 from medsaga.networks.encoders import ENCODERS
-from medsaga.transforms.orient_slices import PLANES
+from medsaga.transforms.orient_slices import ALL_PLANES, PLANES
 
 __all__ = ["add_choices", "asked", "label_values"]
 
@@ -18,9 +18,10 @@ _CHOICES: dict[str, dict[str, Any]] = {
     "--encoder": {"choices": ENCODERS},
     "--weights": {"help": "lite_medsam, sam_vit_b, medsam_vit_b, ..., a file, or none"},
     "--image-size": {"type": int, "help": "side of the network's input in pixels"},
-    "--plane": {"choices": PLANES, "help": "in which volumes are cut"},
+    "--plane": {"choices": (*PLANES, ALL_PLANES), "help": "in which volumes are cut"},
     "--intensities": {"metavar": "LOW,HIGH", "help": "values as -160,240, or percentiles as 0.5%%,99.5%%"},
     "--flip": {"action": argparse.BooleanOptionalAction, "help": "whether training mirrors left and right"},
+    "--largest-component": {"nargs": "*", "metavar": "NAME", "help": "classes that are one connected piece, or none"},
     "--test-patients": {"type": float, "help": "number, or share below 1"},
     "--val-patients": {"type": float, "help": "number, or share below 1"},
     "--train-patients": {"type": int},

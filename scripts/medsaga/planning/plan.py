@@ -15,6 +15,7 @@ from .findings import Findings, find
 from .flip import choose_flip
 from .intensities import choose_input, choose_intensities
 from .machine import Machine, peak_of
+from .pieces import choose_pieces
 from .source import Source, open_source
 from .survey import survey
 from .training import choose_patients, choose_steps
@@ -126,6 +127,7 @@ def plan_bundle(
     choose_input(found, choices, machine)
     choose_intensities(found, choices)
     choose_flip(found, choices)
+    choose_pieces(found, choices)
     choose_patients(found, choices)
     fixed = _fields(looked, name, choices, texts)
     peak = peak_of(base, machine)

@@ -1,7 +1,18 @@
 from .check_case import CheckCased
+from .cut_planes import Cut, cuts
 from .fit_square import FitSquared, fit_square, undo_fit_square
 from .orient_slices import OrientSlicesd
 from .read_image import ReadImaged
 from .save_mask import SaveMaskd
 
-__all__ = ["CheckCased", "FitSquared", "OrientSlicesd", "ReadImaged", "SaveMaskd", "fit_square", "undo_fit_square"]
+__all__ = [
+    "CheckCased",
+    "Cut",
+    "FitSquared",
+    "OrientSlicesd",
+    "ReadImaged",
+    "SaveMaskd",
+    "cuts",
+    "fit_square",
+    "undo_fit_square",
+]

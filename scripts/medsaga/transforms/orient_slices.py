@@ -14,17 +14,18 @@ from monai.data.utils import to_affine_nd
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import TraceKeys
 
-__all__ = ["PLANES", "OrientSlicesd"]
+__all__ = ["ALL_PLANES", "AXES", "PLANES", "OrientSlicesd", "nearest_plane"]
 
 logger = logging.getLogger(__name__)
 
 # where rows, columns and slices of each plane go as their numbers grow: an axis of RAS space, and its sign
-_PLANES = {
+AXES = {
     "axial": ((1, -1), (0, -1), (2, 1)),  # PLS
     "coronal": ((2, -1), (0, -1), (1, -1)),  # ILP
     "sagittal": ((2, -1), (1, -1), (0, -1)),  # IPL
 }
-PLANES = ("auto", *_PLANES)
+PLANES = ("auto", *AXES)
+ALL_PLANES = "all"
 _PLANE_ACROSS = {2: "axial", 1: "coronal", 0: "sagittal"}  # by the RAS axis that its slices are stacked along
 
 # slices this many times as far apart as pixels were acquired in this plane
@@ -54,7 +55,8 @@ class OrientSlicesd(MapTransform, InvertibleTransform):
         plane: ``axial``, ``coronal``, ``sagittal``, or ``auto``: the plane in which a volume was acquired. Its slices
             are stacked along an axis of one voxel, else along one whose spacing is at least 1.5 times that of both
             others; otherwise it is axial. A plane other than axial is logged, with the file's name. None is for 2-D
-            images and single slices, and refuses volumes.
+            images and single slices, and refuses volumes. ``all`` turns as ``auto`` does: the other planes are cut from
+            what it gives (:func:`~medsaga.transforms.cut_planes.cuts`).
         allow_missing_keys: skip keys that the data does not have.
 
     Raises:
@@ -64,9 +66,10 @@ class OrientSlicesd(MapTransform, InvertibleTransform):
 
     def __init__(self, keys: KeysCollection, plane: str | None = "auto", allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
-        if plane not in (None, *PLANES):
-            raise ValueError(f"plane is {plane!r}; it must be {', '.join(PLANES)}, or null for 2-D images.")
-        self.plane = plane
+        if plane not in (None, ALL_PLANES, *PLANES):
+            known = ", ".join((*PLANES, ALL_PLANES))
+            raise ValueError(f"plane is {plane!r}; it must be {known}, or null for 2-D images.")
+        self.plane = "auto" if plane == ALL_PLANES else plane
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         out = dict(data)
@@ -86,7 +89,7 @@ class OrientSlicesd(MapTransform, InvertibleTransform):
                 plane = plane or self._plane_of(shape, affine, axes, name)
                 own_plane = plane
             image_axes = image_axes or axes
-            targets = _PLANES[own_plane][: len(shape)]
+            targets = AXES[own_plane][: len(shape)]
             permutation = [axes.index(axis) for axis, _ in targets]
             flips = [i for i, (axis, sign) in enumerate(targets) if sign * directions[axis, permutation[i]] < 0]
             out[key] = self._turned(image, permutation, flips)
@@ -126,6 +129,11 @@ class OrientSlicesd(MapTransform, InvertibleTransform):
             out[key] = _permuted(restored, np.argsort(recorded["permutation"]).tolist())
             out[key].affine = recorded["affine"]
         return out
+
+
+def nearest_plane(affine: np.ndarray) -> str:
+    """The plane of slices that are stacked along the last axis of a volume: that nearest to its affine (4, 4)."""
+    return _PLANE_ACROSS[_nearest_axes(_directions(affine, 3, "a volume"), None)[2]]
 
 
 def _permuted(image: MetaTensor, permutation: list[int]) -> MetaTensor:
