@@ -247,3 +247,16 @@ def test_images_without_labels_miss_no_class(with_few_classes, preprocessing, tm
     dataset = SliceDataset(cases, unlabelled, 4, tmp_path / "cache", class_names=NAMES)
     assert dataset.unseen_classes() == dataset.empty_labels() == [] and not dataset.labelled
     assert "No training slice" not in caplog.text
+
+
+def test_slices_without_a_label_are_not_taken(write_nifti, preprocessing, tmp_path):
+    random = np.random.RandomState(0)
+    label = random.randint(0, 3, (6, 9, 8)).astype(np.uint8)
+    label[[0, 2, 5]] = 255
+    case = {
+        "image": write_nifti(tmp_path / "image.nii.gz", random.rand(6, 9, 8).astype(np.float32)),
+        "label": write_nifti(tmp_path / "label.nii.gz", label),
+    }
+    dataset = SliceDataset([case], preprocessing(), 3, tmp_path / "cache")
+    assert slices_of(dataset) == [(0, 1), (0, 3), (0, 4)]
+    assert torch.equal(dataset[1]["label"][0], torch.tensor(label[3]))

@@ -163,3 +163,18 @@ def test_boxes_are_near_the_object(network, batch):
     expected = torch.tensor([5.5, 3.5, 29.5, 19.5])
     assert (boxes - expected).abs().max() < 10 and len(boxes) > 150
     torch.testing.assert_close(boxes.mean(dim=0), expected, atol=0.6, rtol=0)
+
+
+@torch.no_grad()
+def test_what_is_not_labelled_gets_no_click_and_no_target(network, batch):
+    label = batch["label"].clone()
+    label[:, :, 40:] = 255
+    prepare = PrepareCorrectedBatch(network, 1.0, max_clicks=5)
+    torch.manual_seed(0)
+    for _ in range(6):
+        _, target, _, prompts = prepare({"image": batch["image"], "label": label})
+        assert (target[:, :, 40:] == 255).all() and (target[:, :, :40] <= 1).all()
+        assert set(prompts["classes"].tolist()) <= {1, 2}
+        if "points" in prompts:
+            points, labels = prompts["points"]
+            assert (points[..., 1][labels >= 0] < 40).all()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medsaga.reading import ReadingError
-from medsaga.reading.labels import class_numbers, whole_numbers
+from medsaga.reading.labels import class_numbers, unlabelled, whole_numbers
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,33 @@ def test_white_is_taken_for_one_where_there_is_one_class(white):
 def test_values_outside_the_classes_are_refused_with_the_remedy(values, num_classes, name, message):
     with pytest.raises(ReadingError, match=message):
         class_numbers(np.array([values]), num_classes, name)
+
+
+@pytest.mark.parametrize(
+    ("values", "known"),
+    [
+        ([[[0, 1], [255, 0]]], [[[True, True], [False, True]]]),
+        (np.stack([np.zeros((3, 3)), np.full((3, 3), 255)]), np.stack([np.ones((3, 3)), np.zeros((3, 3))])),
+    ],
+)
+def test_what_is_not_labelled_is_found(values, known):
+    values = np.array(values, dtype=np.uint8)
+    assert np.array_equal(~unlabelled(values, 2), np.array(known, dtype=bool))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.eye(4, dtype=np.uint8) * 255,  # masks of one class, 2-D and 3-D
+        np.pad(np.full((2, 2, 2), 255), 1),
+        np.full((3, 3, 3), 255),
+        np.array([[0, 1], [2, 0]]),
+        np.array([[255, 0], [255, 0]]),  # of a picture no slice
+    ],
+)
+def test_a_mask_is_labelled_everywhere(values):
+    assert unlabelled(values, 2) is None
+
+
+def test_where_255_may_be_a_class_it_is_one():
+    assert unlabelled(np.array([[1, 255]]), 256) is None

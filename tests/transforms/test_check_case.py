@@ -113,3 +113,17 @@ def test_a_label_that_lies_elsewhere_is_refused(change, refused):
         return
     with pytest.raises(ValueError, match="voxels away from its image"):
         CheckCased(2)({"image": image, "label": label})
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_values_of_255_beside_a_class_are_not_labelled_and_stay(num_classes, caplog):
+    data = case(label_values=(0, 1, 255))
+    out = CheckCased(num_classes)(data)
+    assert torch.equal(out["label"], data["label"]) and not caplog.text
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_slices_of_255_alone_are_not_labelled(num_classes):
+    data = case(label_values=(0,))
+    data["label"][..., [0, 3]] = 255
+    assert torch.equal(CheckCased(num_classes)(data)["label"], data["label"])

@@ -12,6 +12,7 @@ from monai.transforms import Compose
 from monai.utils import MAX_SEED
 from torch.utils.data import Dataset
 
+from .cached_case import CachedCase
 from .case import cut_in, files_of
 from .slice_cache import cache_cases
 
@@ -24,6 +25,8 @@ _LISTED = 10  # files that a warning names
 
 class SliceDataset(Dataset):
     """Slices of 2-D images and volumes, few of them drawn by seed, each one read from a disk cache.
+
+    Slices of which the label says nothing (255 in every pixel, :func:`~medsaga.reading.labels.unlabelled`) are none.
 
     An item is asked for by ``(epoch, index)`` (see :class:`~medsaga.data.EpochSampler`), which with the seed decides
     its augmentation, whatever worker or process draws it.
@@ -78,7 +81,7 @@ class SliceDataset(Dataset):
         self.seed = seed
         self.labelled = any(case.has_label for case in self.cases)
         self.shortages: list[str] = []
-        shown = [np.flatnonzero(cached.classes[:, 1:].sum(axis=1) >= min_classes) for cached in self.cases]
+        shown = [np.flatnonzero(_usable(cached, min_classes)) for cached in self.cases]
         numbers = np.repeat(np.arange(len(shown)), [len(positions) for positions in shown])
         slices = np.stack([numbers, np.concatenate(shown)], axis=1).astype(np.int32)
         if not len(slices):
@@ -138,3 +141,9 @@ class SliceDataset(Dataset):
         state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0]
         self.transform.set_random_state(seed=int(state) % MAX_SEED)
         return self.transform(data)
+
+
+def _usable(cached: CachedCase, min_classes: int) -> np.ndarray:
+    """(D,) bool: slices with enough classes, and with a labelled pixel where the case has a label."""
+    enough = cached.classes[:, 1:].sum(axis=1) >= min_classes
+    return enough & cached.classes.any(axis=1) if cached.has_label else enough

@@ -11,6 +11,7 @@ from monai.transforms.utils import generate_spatial_bounding_box
 from torch.nn import functional as F
 
 from medsaga.networks import SamSegmenter, mask_prompt
+from medsaga.reading.labels import UNLABELLED
 
 __all__ = ["OneClassInferer", "PrepareCorrectedBatch"]
 
@@ -26,8 +27,8 @@ class PrepareCorrectedBatch(PrepareBatch):
     the mask that it corrects. A slice that shows no object gets clicks where the network draws one. How many clicks
     there are is drawn for each batch.
 
-    The target is that class against all else, 1 and 0, and so are the network's logits by :class:`OneClassInferer`: a
-    prompt about one class says nothing of the others.
+    The target is that class against all else, 1 and 0 (255 where it is not labelled), and so are the network's logits
+    by :class:`OneClassInferer`: a prompt about one class says nothing of the others.
 
     Random numbers come from torch's global generator, which :class:`~medsaga.handlers.TrainingState` seeds by epoch,
     so that a resumed run draws the same.
@@ -76,12 +77,15 @@ class PrepareCorrectedBatch(PrepareBatch):
         label = label.cpu()
         classes = torch.stack([_one_class(item, self.network.num_classes) for item in label])
         target = label == classes.view(-1, 1, 1, 1)
-        prompts = self._prompts(image, target[:, 0], classes)
-        target = target.to(device=device, dtype=torch.uint8, non_blocking=non_blocking)
+        prompts = self._prompts(image, target[:, 0], label[:, 0] != UNLABELLED, classes)
+        target = target.to(torch.uint8).masked_fill(label == UNLABELLED, UNLABELLED)
+        target = target.to(device=device, non_blocking=non_blocking)
         return image, target, (), {"classes": classes.to(device), **prompts}
 
     @torch.no_grad()
-    def _prompts(self, image: torch.Tensor, target: torch.Tensor, classes: torch.Tensor) -> dict[str, Any]:
+    def _prompts(
+        self, image: torch.Tensor, target: torch.Tensor, labelled: torch.Tensor, classes: torch.Tensor
+    ) -> dict[str, Any]:
         """What an annotator gives one after another, who sees each time what the network makes of it."""
         boxes = points = None
         corrections = int(torch.randint(self.max_clicks, ()))  # a box, too, may be alone
@@ -96,7 +100,8 @@ class PrepareCorrectedBatch(PrepareBatch):
             logits = self.network.decode(embedding, given, boxes, masks).float()
             masks = mask_prompt(logits.argmax(dim=1) == classes.view(-1, 1, 1).to(image.device))
             logits = F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)
-            points = _with_clicks(points, target, logits.argmax(dim=1).cpu() == classes.view(-1, 1, 1))
+            predicted = logits.argmax(dim=1).cpu() == classes.view(-1, 1, 1)
+            points = _with_clicks(points, target, predicted & labelled)  # nobody knows what is wrong elsewhere
         prompts: dict[str, Any] = {} if masks is None else {"masks": masks}
         if points is not None:
             prompts["points"] = (points[0].to(image.device), points[1].to(image.device))
@@ -151,7 +156,7 @@ def one_against_rest(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tenso
 def _one_class(label: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Number of one of the classes of a slice; of any class where it shows none."""
     classes = label.unique().long()
-    classes = classes[classes > 0]
+    classes = classes[(classes > 0) & (classes != UNLABELLED)]
     if len(classes) == 0:
         classes = torch.arange(1, num_classes)
     return classes[torch.randint(len(classes), ())]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from monai.losses import DiceFocalLoss
 
-from .resolution import to_logits_resolution
+from .resolution import labelled_pixels, to_logits_resolution
 
 __all__ = ["LogitResolutionDiceFocalLoss"]
 
@@ -35,7 +35,8 @@ class LogitResolutionDiceFocalLoss(DiceFocalLoss):
         """
         Args:
             input: logits (B, k, h, w).
-            target: class numbers (B, 1, H, W).
+            target: class numbers (B, 1, H, W); 255 where a pixel is not labelled, and then it does not count.
         """
         # under autocast the logits are half precision, and sums over a batch of pixels are not
-        return super().forward(input.float(), to_logits_resolution(target, input))
+        logits, target = labelled_pixels(input.float(), to_logits_resolution(target, input))
+        return super().forward(logits, target) if target.numel() else 0 * input.sum()

@@ -1,11 +1,36 @@
-"""Label maps at the resolution of a network's logits."""
+"""Logits and the label map that they are compared with: at one resolution, and only where there is a label."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-__all__ = ["to_logits_resolution"]
+from medsaga.reading.labels import UNLABELLED
+
+__all__ = ["labelled_pixels", "to_logits_resolution"]
+
+
+def labelled_pixels(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Leave out the pixels of which a label does not say what they are (255).
+
+    For a loss that takes means over pixels, or Dice over a batch as a whole, it is as if they were not there. (Of
+    MONAI's losses some have ``ignore_index``, the sums of two have not.)
+
+    Args:
+        logits: of the network.
+        target: class numbers, or 255.
+
+    Returns:
+        Both as they are where all pixels are labelled, else those that are, in a row.
+
+    Shape:
+        - logits: (B, k, h, w); target: (B, 1, h, w)
+        - output: the same, or (1, k, n, 1) and (1, 1, n, 1)
+    """
+    kept = target[:, 0] != UNLABELLED
+    if kept.all():
+        return logits, target
+    return logits.movedim(1, -1)[kept].T[None, :, :, None], target[:, 0][kept].view(1, 1, -1, 1)
 
 
 def to_logits_resolution(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

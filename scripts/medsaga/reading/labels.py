@@ -9,11 +9,12 @@ import numpy as np
 from .image import ReadingError
 from .names import JPEGS, suffix_of
 
-__all__ = ["WHITE", "class_numbers", "whole_numbers"]
+__all__ = ["UNLABELLED", "WHITE", "class_numbers", "unlabelled", "whole_numbers"]
 
 _TOLERANCE = 1e-3  # of what tools that compute in float32 leave beside whole numbers
 WHITE = (255, 65535)  # how paint programs and 8- or 16-bit masks store 1
 _MAX_CLASS = 255
+UNLABELLED = 255  # value of voxels of which a label does not say what they are
 
 
 def whole_numbers(values: np.ndarray, name: str | Path) -> np.ndarray:
@@ -50,6 +51,32 @@ def whole_numbers(values: np.ndarray, name: str | Path) -> np.ndarray:
             )
         whole[..., index] = rounded
     return whole
+
+
+def unlabelled(values: np.ndarray, num_classes: int) -> np.ndarray | None:
+    """Voxels that nobody has labelled: those of value 255, unless it is how a mask stores 1.
+
+    It is that value where the label has a class, too, or where 255 fills some slices along an axis and is nowhere else:
+    so of a volume some slices may be labelled and the others not. A picture or volume of 0 and 255 alone is a mask.
+
+    Args:
+        values: integers, of any shape.
+        num_classes: including background.
+
+    Returns:
+        bool, of the shape of ``values``; None where all voxels are labelled.
+    """
+    there = values == UNLABELLED
+    if num_classes > UNLABELLED or not there.any():
+        return None
+    if ((values != 0) & ~there).any():
+        return there
+    for axis in range(values.ndim) if values.ndim > 2 else ():
+        others = tuple(i for i in range(values.ndim) if i != axis)
+        full = there.all(axis=others)
+        if values.shape[axis] > 1 and not full.all() and (full == there.any(axis=others)).all():
+            return there
+    return None
 
 
 def class_numbers(values: np.ndarray, num_classes: int, name: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -1,6 +1,7 @@
 from .check_case import CheckCased
 from .cut_planes import Cut, cuts
 from .fit_square import FitSquared, fit_square, undo_fit_square
+from .only_labelled import OnlyLabelledd
 from .orient_slices import OrientSlicesd
 from .read_image import ReadImaged
 from .save_mask import SaveMaskd
@@ -9,6 +10,7 @@ __all__ = [
     "CheckCased",
     "Cut",
     "FitSquared",
+    "OnlyLabelledd",
     "OrientSlicesd",
     "ReadImaged",
     "SaveMaskd",

@@ -14,7 +14,7 @@ from monai.transforms import Transform
 from monai.utils import convert_to_dst_type
 
 from medsaga.reading import Grid, ReadingError
-from medsaga.reading.labels import class_numbers, whole_numbers
+from medsaga.reading.labels import UNLABELLED, class_numbers, unlabelled, whole_numbers
 
 __all__ = ["CheckCased"]
 
@@ -28,10 +28,11 @@ def _name(image: torch.Tensor, key: str) -> str:
 class CheckCased(Transform):
     """Check one case after ``OrientSlicesd``: channels, dimensions, finite values, label's shape, place and classes.
 
-    Of a bundle with one class, a label of 0 and 255 is taken for one of 0 and 1, with a warning.
+    Of a bundle with one class, a label of 0 and 255 is taken for one of 0 and 1, with a warning. Otherwise 255 means
+    that a voxel is not labelled (:func:`~medsaga.reading.labels.unlabelled`), and stays.
 
     Args:
-        num_classes: number of classes including background; label values are 0 to ``num_classes - 1``.
+        num_classes: number of classes including background; label values are 0 to ``num_classes - 1``, or 255.
         num_channels: that the image must have, one for each sequence. With 1 a 2-D image may also be RGB.
         image_key: key of the image, (C, H, W) or (C, H, W, D).
         label_key: key of the label, (1, H, W) or (1, H, W, D); not looked for where the data has no such key.
@@ -97,7 +98,13 @@ class CheckCased(Transform):
             )
         if label.shape[0] != 1:
             raise ValueError(f"{name}: label with {label.shape[0]} channels; expected one class number per voxel.")
-        numbers, notices = class_numbers(whole_numbers(np.asarray(label.cpu()), name), self.num_classes, name)
+        values = whole_numbers(np.asarray(label.cpu()), name)
+        unknown = unlabelled(values[0], self.num_classes)
+        if unknown is not None:
+            values = np.where(unknown, 0, values)
+        numbers, notices = class_numbers(values, self.num_classes, name)
+        if unknown is not None:
+            numbers[0, unknown] = UNLABELLED
         for notice in notices:
             logger.warning(notice)
         offset = _offset(image, label)
@@ -106,7 +113,7 @@ class CheckCased(Transform):
                 f"{name}: by its header it lies up to {offset:.1f} voxels away from its image "
                 f"{_name(image, self.image_key)}; give both the same affine (origin, spacing and directions)."
             )
-        return convert_to_dst_type(numbers, label)[0] if notices else label
+        return label if not notices and unknown is None else convert_to_dst_type(numbers, label)[0]
 
 
 def _offset(image: torch.Tensor, label: torch.Tensor) -> float:
