@@ -97,7 +97,7 @@ def test_intensities_and_flip():
     assert floored[-2:] == ["ThresholdIntensityd", "ScaleIntensityRangePercentilesd"]
     flips = [
         [t["_target_"] for t in config({**DATASET, "flip": flip})["train"]["preprocessing"]["transforms"]].count(
-            "RandFlipd"
+            "medsaga.transforms.RandMirrord"
         )
         for flip in (True, False)
     ]

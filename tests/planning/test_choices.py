@@ -13,6 +13,7 @@ from medsaga.planning.findings import Findings, Range
 from medsaga.planning.flip import choose_flip
 from medsaga.planning.intensities import choose_input, choose_intensities
 from medsaga.planning.machine import Machine
+from medsaga.planning.pieces import choose_pieces
 from medsaga.planning.training import choose_patients, choose_steps
 
 CPU = Machine(False, 8e9, "a test's machine")
@@ -142,6 +143,25 @@ def test_objects_that_vanish_at_the_size_are_spoken_of():
 
     assert "small is about 3 pixels across then, and much of it will be missed" in reason(30)
     assert "will be missed" not in reason(50)
+
+
+# --- pieces ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "instances", "names"),
+    [
+        ({"whole": 1.0}, False, ["organ"]),
+        ({"whole": 0.995}, False, ["organ"]),
+        ({"whole": 0.99}, False, []),
+        ({"whole": 1.0, "seen": 4}, False, []),
+        ({"whole": 1.0}, True, []),
+    ],
+)
+def test_only_classes_of_one_piece_in_every_label_keep_their_largest(changes, instances, names):
+    classes = (ClassFinding("organ", **changes), ClassFinding("lesions", whole=0.4))
+    choices = chosen(choose_pieces, found(classes=classes, instances=instances))
+    assert choices["largest_component"] == names
 
 
 # --- flip ------------------------------------------------------------------------------------------------------------

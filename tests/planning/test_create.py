@@ -55,7 +55,9 @@ def test_the_choices_are_in_the_configs(bundle):
     assert train["train"]["trainer"]["max_epochs"] == dataset["epochs"]
     assert dataset["intensities"] == {"range": [-160.0, 240.0]}  # the labels are 100 and 150 HU
     assert dataset["flip"] is False  # the boxes lie side by side
-    assert "RandFlipd" not in [t["_target_"] for t in train["train"]["preprocessing"]["transforms"]]
+    assert "medsaga.transforms.RandMirrord" not in [
+        t["_target_"] for t in train["train"]["preprocessing"]["transforms"]
+    ]
 
 
 def test_the_model_card_has_each_choice_with_its_reason_and_no_patient(bundle):

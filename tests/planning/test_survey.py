@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
@@ -226,3 +227,27 @@ def test_the_flip_of_bundle_hippocampus_follows_from_its_data(sample_data):
     choices.choose("plane", "auto", "")
     choose_flip(seen_in(sample_data / "Task04_Hippocampus").findings, choices)
     assert choices["flip"] is True
+
+
+def test_slices_that_are_not_labelled_are_no_class(volumes, tmp_path):
+    folder = shutil.copytree(volumes, tmp_path / "partly")
+    for path in sorted((folder / "labelsTr").iterdir())[:2]:
+        label = nib.load(path)
+        values = np.asarray(label.dataobj).astype(np.uint8)
+        values[..., [0, 4, 11]] = 255
+        nib.save(nib.Nifti1Image(values, label.affine), path)
+    looked = seen_in(folder)
+    assert [one.name for one in looked.findings.classes] == ["first box", "second box"]
+    assert any("In 2 of 6 labels 255 is taken for 'not labelled'" in note for note in looked.notes)
+    assert not looked.findings.wrong
+
+
+def test_a_class_in_two_pieces_is_told_from_one_in_one(volumes, tmp_path):
+    assert [one.whole for one in seen_in(volumes).findings.classes] == [1.0, 1.0]
+    folder = shutil.copytree(volumes, tmp_path / "pieces")
+    path = min((folder / "labelsTr").iterdir())
+    label = nib.load(path)
+    values = np.asarray(label.dataobj).astype(np.uint8)
+    values[0, 0, 10:] = 1  # two voxels away from the 300 of the box
+    nib.save(nib.Nifti1Image(values, label.affine), path)
+    assert [one.whole for one in seen_in(folder).findings.classes] == [pytest.approx(300 / 302), 1.0]

@@ -43,8 +43,10 @@ class CachedCase:
         self.has_label = "label" in case
         self._maker, self._run = maker, run
 
-    def read(self, index: int) -> dict[str, torch.Tensor]:
-        """Slice ``index`` as {"image": (C, H, W) float32, "label": (1, H, W) uint8}, the label where there is one.
+    def read(self, index: int) -> dict[str, Any]:
+        """Slice ``index`` as {"image": (C, H, W) float32, "label": (1, H, W) uint8, "plane": its name}.
+
+        The label is there where the case has one, the plane where slices of several are taken.
 
         Raises:
             ValueError: the file in the cache is damaged, or the case's own files have changed.
@@ -56,6 +58,8 @@ class CachedCase:
         item = {"image": torch.from_numpy(found["image"].astype(np.float32))}
         if self.has_label:
             item["label"] = torch.from_numpy(np.array(found["label"])[None])
+        if "plane" in self.case:
+            item["plane"] = self.case["plane"]
         return item
 
     def make(self) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,9 +29,10 @@ class _Chunks:
         self.classes = cached.classes
         self.has_label = cached.has_label
 
-    def read(self, start: int) -> dict[str, torch.Tensor]:
+    def read(self, start: int) -> dict[str, Any]:
         slices = [self.cached.read(start + i) for i in range(self.depth)]
-        return {key: torch.cat([item[key] for item in slices]) for key in ("image", "label")}
+        together = {key: torch.cat([item[key] for item in slices]) for key in ("image", "label")}
+        return {**slices[0], **together}
 
 
 class SliceChunks(SliceDataset):

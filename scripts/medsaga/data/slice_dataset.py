@@ -37,7 +37,8 @@ class SliceDataset(Dataset):
         preprocessing: deterministic transforms of a whole case, see :func:`~medsaga.data.slice_cache.cache_cases`.
         num_classes: including background.
         cache_dir: folder of the cache.
-        transform: of one slice {"image": (C, H, W), "label": (1, H, W)}; its random parts are seeded here.
+        transform: of one slice {"image": (C, H, W), "label": (1, H, W)}, and with ``plane="all"`` the name of its
+            ``plane``; its random parts are seeded here.
         num_slices: N of few-shot training, slices drawn at random from all cases; None takes all. The slices of a
             smaller N are among those of a larger one with the same seed. Where there are fewer, a warning says so.
         min_classes: only slices that show at least as many classes besides background: 0 takes any slice, 1 those
@@ -136,11 +137,11 @@ class SliceDataset(Dataset):
         epoch, index = item if isinstance(item, tuple) else (0, item)
         case, position = self.slices[index].tolist()
         data = self.cases[case].read(position)
-        if self.transform is None:
-            return data
-        state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0]
-        self.transform.set_random_state(seed=int(state) % MAX_SEED)
-        return self.transform(data)
+        if self.transform is not None:
+            state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0]
+            self.transform.set_random_state(seed=int(state) % MAX_SEED)
+            data = self.transform(data)
+        return {key: value for key, value in data.items() if key != "plane"}
 
 
 def _usable(cached: CachedCase, min_classes: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from skimage.measure import label as components
 
 from medsaga.reading import Grid
 from medsaga.reading.dicom_geometry import plane_of
+from medsaga.reading.labels import UNLABELLED, unlabelled
 
 __all__ = ["PERCENTILES", "CaseFacts", "ClassFacts", "Intensities", "measure"]
 
@@ -74,6 +75,7 @@ class CaseFacts:
         channels: of the image.
         intensities: of each channel.
         labelled: whether it has a label.
+        partly: whether voxels of the label are not labelled (255); they count as background here.
         values: of the label besides 0.
         objects: files of the label that are one object each; 0 where the label is no such list.
         classes: by value, of labels with at most 64 values.
@@ -91,6 +93,7 @@ class CaseFacts:
     channels: int
     intensities: tuple[Intensities, ...]
     labelled: bool = False
+    partly: bool = False
     values: tuple[int, ...] = ()
     objects: int = 0
     classes: dict[int, ClassFacts] = field(default_factory=dict)
@@ -114,10 +117,13 @@ def measure(data: Mapping[str, torch.Tensor], objects: int = 0, modality: str = 
     )
     spacing = np.linalg.norm(grid.affine[:3, : image.ndim - 1], axis=0).tolist()
     spacing += [1.0] * (3 - len(spacing))
-    label = None
+    label, unknown = None, None
     if "label" in data:
         label = data["label"][0].numpy()
         label = label if label.ndim == 3 else label[..., None]
+        unknown = _unknown(label)
+        if unknown is not None:
+            label = np.where(unknown, 0, label)
     volume = image.ndim == 4
     plane = "projection" if not grid.placed else plane_of(grid).split(",")[0] if volume else "axial"
     facts = _label_facts(label) if label is not None else {}
@@ -132,6 +138,7 @@ def measure(data: Mapping[str, torch.Tensor], objects: int = 0, modality: str = 
         channels=len(values),
         intensities=tuple(_intensities(channel, label) for channel in values),
         labelled=label is not None,
+        partly=unknown is not None,
         objects=objects,
         modality=modality,
         **facts,
@@ -149,6 +156,12 @@ def _intensities(channel: np.ndarray, label: np.ndarray | None) -> Intensities:
         inside=tuple(np.percentile(_sample(inside), PERCENTILES).tolist()) if inside.size else None,
         background=float(runs.max() / len(sample)),
     )
+
+
+def _unknown(label: np.ndarray) -> np.ndarray | None:
+    """Voxels of 255 that are not labelled; None where 255 may well be a class, as 85, 170 and 255 are of pictures."""
+    known = label[label != UNLABELLED]
+    return unlabelled(label, _MANY_VALUES) if known.size and known.max() < _MANY_VALUES else None
 
 
 def _sample(values: np.ndarray) -> np.ndarray:

@@ -160,6 +160,11 @@ def find(
             f"None of the {len(good)} cases has a label with anything but background: there is nothing to learn from. "
             "Name the folder of the labels with --labels."
         )
+    if partly := sum(facts.partly for facts in labelled):
+        notes.append(
+            f"In {partly} of {len(labelled)} labels 255 is taken for 'not labelled': such voxels are neither learnt "
+            "from nor scored."
+        )
     found = class_findings(labelled, values, classes, class_names)
     return replace(
         _images([facts for _, facts in good], _modality(good, modality)),

@@ -1,6 +1,7 @@
 from .check_case import CheckCased
 from .cut_planes import Cut, cuts
 from .fit_square import FitSquared, fit_square, undo_fit_square
+from .mirror import RandMirrord
 from .only_labelled import OnlyLabelledd
 from .orient_slices import OrientSlicesd
 from .read_image import ReadImaged
@@ -12,6 +13,7 @@ __all__ = [
     "FitSquared",
     "OnlyLabelledd",
     "OrientSlicesd",
+    "RandMirrord",
     "ReadImaged",
     "SaveMaskd",
     "cuts",
