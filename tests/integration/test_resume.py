@@ -58,8 +58,9 @@ def test_killed_and_resumed_run_has_the_same_weights(phantoms, tmp_path):
     a, b = (torch.load(folder / "output" / "last.pt", weights_only=True) for folder in (whole, killed))
     assert a["progress"] == b["progress"] == {"epoch": 6, "iteration": 24}
     assert a["selection"] == b["selection"]
-    for key, value in a["network"].items():
-        assert torch.equal(value, b["network"][key]), key
+    for part in ("network", "average"):
+        for key, value in a[part].items():
+            assert torch.equal(value, b[part][key]), key
     for index, state in a["optimizer"]["state"].items():
         for key, value in state.items():
             assert torch.equal(value, b["optimizer"]["state"][index][key]), (index, key)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import monai.bundle
 import nibabel as nib
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage import measure
 
 from .bundles import SMALL, fails, paths, run
 
@@ -44,7 +46,8 @@ def test_training_leaves_model_states_and_curves(trained):
     assert last["progress"] == {"epoch": 2, "iteration": 8}
     assert {"network", "optimizer", "lr_scheduler", "selection"} <= set(last)
     model = torch.load(work / "model.pt", weights_only=True)
-    assert all(torch.equal(model[key], value) for key, value in best["network"].items())
+    assert all(torch.equal(model[key], value) for key, value in best["average"].items())
+    assert not all(torch.equal(model[key], value) for key, value in best["network"].items())
     assert list((work / "output" / "tensorboard").glob("events*"))
 
 
@@ -59,6 +62,32 @@ def test_evaluation_writes_table_and_pictures(trained):
     assert "| anterior |" in (folder / "metrics.md").read_text()
     assert {p.stem for p in folder.glob("*.png")} == {row["case"] for row in rows}
     assert Image.open(next(folder.glob("*.png"))).width > 300
+
+
+def test_a_bundle_learns_from_all_planes_of_slices_that_are_labelled(phantoms, tmp_path):
+    """Volumes of which some slices are labelled, the others 255, through training, evaluation and segmentation."""
+    folder = shutil.copytree(phantoms, tmp_path / "partly")
+    for path in (folder / "labelsTr").iterdir():
+        label = nib.load(path)
+        values = np.asarray(label.dataobj).astype(np.uint8)
+        values[..., ::3] = 255
+        nib.save(nib.Nifti1Image(values, label.affine), path)
+    more = {"plane": "all", "largest_component": ["anterior"]}
+    overrides = {**SHORT, **paths("hippocampus", folder, tmp_path), "num_slices": 24, **more}
+    run("training", "hippocampus", "train", **overrides)
+    split = json.loads((tmp_path / "output" / "split.json").read_text())
+    assert {entry["plane"] for entry in split["slices"]} == {"axial", "coronal", "sagittal"}
+    assert all(z % 3 for entry in split["slices"] if entry["plane"] == "axial" for z in entry["slices"])
+    run("evaluating", "hippocampus", "train", "evaluate", **overrides)
+    scores = json.loads((tmp_path / "output" / "evaluation" / "metrics.json").read_text())
+    assert scores["mean"]["dice"]["n"] == 2
+    options = {"output_dir": str(tmp_path / "masks"), "dataset_dir": str(phantoms / "imagesTr"), **more}
+    run("evaluating", "hippocampus", "inference", **TRAINED, model_path=str(tmp_path / "model.pt"), **options)
+    for path in (tmp_path / "masks").glob("*_seg.nii.gz"):
+        mask = np.asarray(nib.load(path).dataobj)
+        assert measure.label(mask == 1).max() <= 1
+        image = nib.load(phantoms / "imagesTr" / path.name.replace("_seg", ""))
+        assert mask.shape == image.shape and np.allclose(nib.load(path).affine, image.affine)
 
 
 def oblique(case, path):
@@ -91,7 +120,8 @@ def test_a_mask_has_the_geometry_of_its_image(trained, phantoms, tmp_path, name)
     assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 1, 2}
 
 
-def test_a_mask_lies_over_its_object(trained, tmp_path):
+@pytest.mark.parametrize("plane", ["auto", "all"])
+def test_a_mask_lies_over_its_object(plane, tmp_path):
     """A network that marks bright pixels marks the same voxels whatever the orientation of the file."""
     parser = monai.bundle.ConfigParser()
     from .bundles import config_files
@@ -104,7 +134,7 @@ def test_a_mask_lies_over_its_object(trained, tmp_path):
         affine[:3, :3] = affine[:3, :3][:, [1, 0, 2]]  # the file's axes swapped, too
         path = tmp_path / f"case{''.join('p' if f > 0 else 'm' for f in flips)}.nii.gz"
         nib.save(nib.Nifti1Image(image, affine), path)
-        parser.update({"output_dir": str(tmp_path), "image_size": 26, "bundle_root": "."})
+        parser.update({"output_dir": str(tmp_path), "image_size": 26, "bundle_root": ".", "plane": plane})
         parser.parse(reset=True)
         data = parser.get_parsed_content("preprocessing")({"image": str(path)})
         inferer = parser.get_parsed_content("inferer")
