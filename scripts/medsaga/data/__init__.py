@@ -27,6 +27,7 @@ from .slice_dataset import SliceDataset
 from .splits import evaluation_parts, split_by_patient, training_parts
 from .training_record import add_test_patients, record_notes, training_record
 from .unlabelled import for_unlabelled, unlabelled_datalist
+from .with_unlabelled import WithUnlabelled, unlabelled_pool
 
 __all__ = [
     "BalancedSampler",
@@ -35,6 +36,7 @@ __all__ = [
     "Layout",
     "LoadChallengeCased",
     "SliceDataset",
+    "WithUnlabelled",
     "add_test_patients",
     "array_files_datalist",
     "bids_datalist",
@@ -57,6 +59,7 @@ __all__ = [
     "training_parts",
     "training_record",
     "unlabelled_datalist",
+    "unlabelled_pool",
     "write_challenge_result",
     "write_decathlon_phantoms",
 ]

@@ -21,6 +21,7 @@ def training_record(
     class_names: Sequence[str],
     seed: int,
     weights: str | Path | None = None,
+    unlabelled: Sequence[dict] = (),
 ) -> dict[str, Any]:
     """The record of a training, to which :func:`add_test_patients` adds those kept for the test.
 
@@ -32,12 +33,13 @@ def training_record(
         seed: of the run.
         weights: what the network starts from. Where it is a file of weights with a record, what they have learnt from
             counts as learnt.
+        unlabelled: cases whose images are learnt from without their labels.
 
     Returns:
-        plain values: the patients by name as ``train``, ``validation``, ``test`` and ``learnt_before``; ``slices``, for
-        each case {"patient", "case", "slices"}, with ``plane`` where slices of several are taken; ``class_names``,
-        ``unseen_classes`` (that no training slice shows), ``empty_labels`` (cases whose label is all background),
-        ``labelled``, ``seed`` and ``warnings``.
+        plain values: the patients by name as ``train``, ``validation``, ``test``, ``unlabelled`` (where there are any)
+        and ``learnt_before``; ``slices``, for each case {"patient", "case", "slices"}, with ``plane`` where slices of
+        several are taken; ``class_names``, ``unseen_classes`` (that no training slice shows), ``empty_labels`` (cases
+        whose label is all background), ``labelled``, ``seed`` and ``warnings``.
 
     Raises:
         ValueError: the weights have learnt from patients to validate with.
@@ -46,6 +48,7 @@ def training_record(
         "train": _patients(train),
         "validation": _patients(validation),
         "test": [],
+        **({"unlabelled": _patients(unlabelled)} if unlabelled else {}),
         "learnt_before": sorted(learnt_patients(read_record(weights))) if _is_file(weights) else [],
     }
     _refuse_learnt(record, "validation")

@@ -27,6 +27,7 @@ class MovingAverage:
 
     Attributes:
         network: what to validate and to save: the average, in ``eval()``; the network itself where there is none.
+        iteration: of the trainer, the last that is done, also of a resumed run.
 
     Raises:
         ValueError: another momentum.
@@ -38,6 +39,7 @@ class MovingAverage:
 
     def __init__(self, network: nn.Module, momentum: float | None = None) -> None:
         self.momentum = momentum
+        self.iteration = 0
         self.network = network
         if momentum is None:
             return
@@ -58,11 +60,13 @@ class MovingAverage:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._update)
 
     def _start(self, engine: Engine) -> None:
-        if engine.state.iteration == 0:  # with weights that were loaded meanwhile
+        self.iteration = engine.state.iteration
+        if self.iteration == 0:  # with weights that were loaded meanwhile
             self._move(1.0)
 
     def _update(self, engine: Engine) -> None:
-        self._move(max(self.momentum, 9 / (10 + engine.state.iteration)))
+        self.iteration = engine.state.iteration
+        self._move(max(self.momentum, 9 / (10 + self.iteration)))
 
     @torch.no_grad()
     def _move(self, share: float) -> None:

@@ -36,6 +36,8 @@ class Training:
         parser["prompt_probability"] = 0  # a few tokens more; which, depends on labels that a prediction does not have
         values = map(parser.get_parsed_content, ("batch_size", "image_size", "num_classes", "channel_names"))
         batches = _RandomBatches(*values)
+        if "rampup_steps" in parser:
+            parser["rampup_steps"] = 0  # each batch has slices without labels, as after that many steps
         parser["train#trainer#train_data_loader"] = batches
         parser["train#trainer#train_handlers"] = ["@average"]
         parser["train#trainer#epoch_length"] = _EPOCH
@@ -85,4 +87,8 @@ class _RandomBatches:
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         while True:
             label = torch.randint(self.num_classes, self.label_shape, dtype=torch.uint8)
-            yield {"image": torch.rand(self.image_shape), "label": label}
+            # images without labels, which semi.json learns from; all others leave them alone
+            yield {
+                **{key: torch.rand(self.image_shape) for key in ("image", "unlabelled", "weak")},
+                "label": label,
+            }
