@@ -88,7 +88,18 @@ def test_all_planes_give_each_slice_of_each(phantoms, preprocessing, tmp_path):
     assert record["train"] == sorted({case["image"].split("/")[-1].split(".")[0] for case in phantoms[:2]})
 
 
-def test_planes_with_long_pixels_or_of_2d_images_give_no_slice(write_nifti, preprocessing, tmp_path):
+def test_a_2d_image_among_volumes_is_one_slice(phantoms, write_nifti, preprocessing, tmp_path):
+    paths = {}
+    for name, kind in (("image", np.float32), ("label", np.uint8)):
+        paths[name] = str(tmp_path / f"{name}.nii.gz")
+        values = np.random.RandomState(0).randint(0, 3, (12, 10)).astype(kind)
+        nib.save(nib.Nifti1Image(values, np.eye(4)), paths[name])
+    dataset = SliceDataset([paths, phantoms[0]], preprocessing(), 3, tmp_path / "cache", plane="all")
+    of_image = [number for number, _ in slices_of(dataset) if dataset.cases[number].case["image"] == paths["image"]]
+    assert len(of_image) == 1 and dataset[0]["image"].ndim == 3
+
+
+def test_planes_with_long_pixels_give_no_slice(write_nifti, preprocessing, tmp_path):
     values = np.random.RandomState(0).rand(10, 12, 14).astype(np.float32)
     thick = np.diag([-1.0, -1.0, 5.0, 1.0])
     case = {

@@ -33,7 +33,7 @@ def slices_of(case: Mapping[str, Any], preprocessing: Callable) -> np.ndarray:
 
     Returns:
         (D,) of records: ``image`` (C, H, W) float16, and, where the case has one, ``label`` (H, W) uint8; none of a
-        volume that is not cut in the plane (:func:`~medsaga.transforms.cuts`), or of a 2-D image in one. Intensities
+        volume that is not cut in the plane (:func:`~medsaga.transforms.cuts`). Intensities
         are in [0, 1], where the step of float16 of at most 1/2048 is finer than the 8 bits of the images that SAM was
         trained on.
 
@@ -67,11 +67,16 @@ def slices_of(case: Mapping[str, Any], preprocessing: Callable) -> np.ndarray:
 
 
 def _cut(data: Mapping[str, torch.Tensor], plane: str) -> dict[str, torch.Tensor]:
-    """Image (C, H, W, D) and label with the slices of a plane along the last axis; without any where it is not cut."""
+    """Image (C, H, W, D) and label with the slices of a plane along the last axis; without any where it is not cut.
+
+    A 2-D image counts as axial.
+    """
     image = data["image"]
-    shape = tuple(image.shape[1:])
-    cut = next((cut for cut in cuts(shape, getattr(image, "affine", None)) if cut.plane == plane), None)
     planes = {key: convert_to_tensor(data[key], track_meta=False) for key in ("image", "label") if key in data}
+    if image.ndim == 3:
+        return planes if plane == "axial" else {key: values[..., None][..., :0] for key, values in planes.items()}
+    found = cuts(tuple(image.shape[1:]), getattr(image, "affine", None))
+    cut = next((cut for cut in found if cut.plane == plane), None)
     return {key: values[..., :0] if cut is None else cut.turned(values) for key, values in planes.items()}
 
 
