@@ -271,3 +271,18 @@ def test_slices_without_a_label_are_not_taken(write_nifti, preprocessing, tmp_pa
     dataset = SliceDataset([case], preprocessing(), 3, tmp_path / "cache")
     assert slices_of(dataset) == [(0, 1), (0, 3), (0, 4)]
     assert torch.equal(dataset[1]["label"][0], torch.tensor(label[3]))
+
+
+def test_slices_that_a_case_names_are_taken(phantoms, preprocessing, tmp_path):
+    whole = SliceDataset(phantoms[:1], preprocessing(), 3, tmp_path / "cache")
+    case = {**phantoms[0], "labelled_slices": [1, 3]}
+    some = SliceDataset([case], preprocessing(), 3, tmp_path / "cache")
+    # slices run to superior, as in the file
+    assert slices_of(some) == [(0, 1), (0, 3)]
+    assert equal(some[0], whole[1]) and equal(some[1], whole[3])
+
+
+@pytest.mark.parametrize("slices", [[], [99], [-1], [1.5]])
+def test_slices_that_there_are_not_are_named(phantoms, preprocessing, tmp_path, slices):
+    with pytest.raises(ValueError, match=r"labelled_slices is .*; it must be numbers of slices"):
+        SliceDataset([{**phantoms[0], "labelled_slices": slices}], preprocessing(), 3, tmp_path / "cache")

@@ -1,5 +1,6 @@
 """Labels on the grid of their image, as class numbers: against files written by nibabel, PIL and ITK."""
 
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -179,3 +180,15 @@ def test_colours_and_slicers_volumes_of_one_slice_become_plain_pictures(store, t
         with Image.open(store.get_label_uri("xray", tag)) as written:
             assert written.mode == "L"
             np.testing.assert_array_equal(np.asarray(written), picture, err_msg=tag)
+
+
+def test_slices_that_are_labelled_are_noted(store, tmp_path):
+    save(store, tmp_path, a_label(1, 2), labelled_slices=[2, 3])
+    assert store.get_label_info("case", "final")["labelled_slices"] == [2, 3]
+
+
+@pytest.mark.parametrize("slices", [[], [-1], [6], [1, 1], [1.0], ["2"], 3, {"2": 1}])
+def test_slices_that_there_are_not_are_refused(store, tmp_path, slices):
+    detail = refused(422, partial(save, labelled_slices=slices), store, tmp_path, a_label(1))
+    assert "labelled_slices" in detail and ("numbers from 0 to 5, each once" in detail or "should be a valid" in detail)
+    assert store.get_labeled_images() == []

@@ -321,3 +321,12 @@ def test_a_label_with_few_classes_counts_where_the_bundle_wants_slices_with_many
     path.write_text(json.dumps({**config, "min_classes": 5}))
     answer = RetrainTask(task.model)(REQUEST, only(labelled, "phantom_000"))
     assert answer["served"]
+
+
+def test_only_slices_that_an_annotator_says_are_labelled_are_learnt_from(task, labelled):
+    only(labelled, "phantom_000", "phantom_001")
+    label = f"{labelled._datastore_path}/../phantoms/labelsTr/phantom_001.nii.gz"
+    labelled.save_label("phantom_001", label, "final", {"labelled_slices": [1, 4]})
+    task(REQUEST, labelled)
+    slices = {entry["case"]: entry["slices"] for entry in read_record(task.model.models_dir / "model.pt")["slices"]}
+    assert slices["phantom_001"] == [1, 4] and len(slices["phantom_000"]) > 4

@@ -189,3 +189,11 @@ def test_scoring_methods_go_over_all_images_and_only_once(store, tmp_path, model
     assert (tmp_path / "studies" / "datastore_v2.json").read_bytes() == written
     assert method({"y": "bob"}, store) == {}
     assert set(method.info()) == {"description"}
+
+
+def test_only_slices_that_are_labelled_count(tmp_path):
+    label = write(tmp_path / "label.nii.gz", boxes(((2, 2, 2), (12, 12, 6))))
+    proposal = write(tmp_path / "proposal.nii.gz", boxes(((2, 2, 4), (12, 12, 12))))
+    assert compare_labels(proposal, label, CLASSES)["dice"]["anterior"] < 0.4
+    scores = compare_labels(proposal, label, CLASSES, slices=[0, 4, 5])
+    assert (scores["dice"]["anterior"], scores["hd95"]["anterior"]) == (1.0, 0.0)

@@ -49,7 +49,8 @@ def check_label(
         label_path: NIfTI, NRRD, a picture, or OHIF's ``.bin`` of raw uint8, first axis fastest.
         image: grid of its image.
         models: those whose classes are allowed; those of another dimension than the image are left out.
-        info: of the client, which may name the values, see :mod:`lib.labels.naming`.
+        info: of the client, which may name the values, see :mod:`lib.labels.naming`, and say by ``labelled_slices``
+            which slices it has labelled, by number along the image's third axis: only these are learnt from.
         name: is named in errors.
 
     Raises:
@@ -58,6 +59,7 @@ def check_label(
     fitting = fitting_models(models, image)
     if not fitting:
         raise HTTPException(422, f"{name}: no served model works on {image.rank}-D images, as its image is.")
+    _check_slices(info.get("labelled_slices"), image, name)
     raw, as_is = read_label(Path(label_path), image, name)
     counts = counts_by_value(raw, name)
     found = meaning([value for value in counts if value], info, fitting, name)
@@ -69,6 +71,16 @@ def check_label(
         voxels[number] += counts[value]
     by_name = {name: voxels[number] for number, name in found.classes.items()}
     return CheckedLabel(table[raw], image, found, by_name, as_is)
+
+
+def _check_slices(slices: Any, image: Grid, name: str) -> None:
+    if slices is None:
+        return
+    count = image.shape[2] if len(image.shape) == 3 else 0
+    right = isinstance(slices, list) and all(type(n) is int and 0 <= n < count for n in slices)
+    if not right or not slices or len(set(slices)) < len(slices):
+        of = f"numbers from 0 to {count - 1}, each once" if count else "left out: the image has no slices"
+        raise HTTPException(422, f"{name}: labelled_slices must be {of}.")
 
 
 def write_label(label: CheckedLabel, image_path: str | Path, folder: Path, stem: str) -> Path:

@@ -21,7 +21,11 @@ Scores = dict[str, dict[str, float | None]]
 
 
 def compare_labels(
-    proposal: str | Path, label: str | Path, classes: Mapping[str, int], measures: Sequence[str] = MEASURES
+    proposal: str | Path,
+    label: str | Path,
+    classes: Mapping[str, int],
+    measures: Sequence[str] = MEASURES,
+    slices: Sequence[int] | None = None,
 ) -> Scores:
     """How well a proposal agrees with the label that an annotator made of it.
 
@@ -30,6 +34,7 @@ def compare_labels(
         label: file of class numbers, on the same grid.
         classes: class number by name, without the background.
         measures: ``dice``, ``hd95`` or both.
+        slices: that are labelled, along the third axis; all unless given.
 
     Returns:
         for each measure its value by class name. ``hd95``: the larger of the two directed 95th percentiles of the
@@ -43,6 +48,10 @@ def compare_labels(
     files = [_class_numbers(path, classes) for path in (proposal, label)]
     if files[0].shape != files[1].shape:
         raise ValueError(f"{proposal} has the shape {files[0].shape}, {label} {files[1].shape}; they must be equal.")
+    if slices is not None:
+        others = np.setdiff1d(np.arange(files[0].shape[-1]), slices)
+        for values in files:
+            values[..., others] = 0
     scores: Scores = {measure: {} for measure in measures}
     for name, number in classes.items():
         masks = [values == number for values in files]

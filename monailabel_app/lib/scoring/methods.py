@@ -47,7 +47,9 @@ class _ProposalScore(ScoringMethod):
             of = [*tags, *(info.get("ts") for info in pair.infos)]
             known = datastore.get_image_info(image_id).get(self.measure)
             if not isinstance(known, dict) or known.get("of") != of:
-                scores = compare_labels(*pair.files, pair.model.labels, [self.measure])
+                scores = compare_labels(
+                    *pair.files, pair.model.labels, [self.measure], pair.infos[1].get("labelled_slices")
+                )
                 known = {"by_class": scores[self.measure], "of": of}
                 datastore.update_image_info(image_id, {self.measure: known})
             result[image_id] = known["by_class"]

@@ -83,7 +83,7 @@ def score_submission(datastore: FolderStore, image_id: str, models: Mapping[str,
             "model_version": proposal.get("version"),
             "annotator": label.get("annotator"),
             "seen": label.get("first_saved", float("inf")) < proposal.get("ts", 0),
-            **compare_labels(*pair.files, pair.model.labels),
+            **compare_labels(*pair.files, pair.model.labels, slices=label.get("labelled_slices")),
         }
         with open(datastore.private.scores, "a") as scores:
             scores.write(json.dumps(line) + "\n")

@@ -50,6 +50,7 @@ class _Reserved(BaseModel):
     version: str | None = None
     models: list[str] = []
     voxels: dict[str, int] = {}
+    labelled_slices: list[int] | None = None
     strategy: dict[str, _Handed] = {}
     dice: _Measure | None = None
     hd95: _Measure | None = None

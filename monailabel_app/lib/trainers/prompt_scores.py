@@ -11,6 +11,7 @@ from fastapi import HTTPException
 from monai.bundle import ConfigParser
 
 from lib.served_model import ServedModel
+from medsaga.data.case import inputs_of
 from medsaga.experiments.prompting import prompted, title
 from medsaga.networks import SamSegmenter
 
@@ -65,7 +66,7 @@ def _objects(
     preprocessing = parser.get_parsed_content("preprocessing")
     cases, left, turn = cases[:_OBJECTS], _OBJECTS, 1
     for index, case in enumerate(cases):
-        prepared = preprocessing({key: case[key] for key in ("image", "label")})
+        prepared = preprocessing(inputs_of(case))
         label = prepared["label"]
         present = [number for number in range(1, classes) if (label == number).any()]
         share = -(-left // (len(cases) - index))

@@ -28,7 +28,7 @@ __all__ = ["RetrainTask"]
 
 logger = logging.getLogger(__name__)
 
-Case = dict[str, str]
+Case = dict[str, Any]
 
 # tried one after the other when a GPU's memory is not enough (docs/checkpointing.md); the first is the bundle's own
 _LEANER: tuple[dict[str, Any], ...] = (
@@ -134,8 +134,19 @@ class RetrainTask(BundleTrainTask):
         """
         others = set(datastore.get_labeled_images()) - set(self.labelled(datastore))
         left_out = {datastore.get_image_uri(image) for image in others}
+        slices = {datastore.get_image_uri(image): info for image, info in self._labelled_slices(datastore).items()}
         datalist = [{"image": case["image"], "label": case["label"]} for case in datastore.datalist()]
-        return [case for case in datalist if case["image"] not in left_out]
+        return [
+            {**case, **({"labelled_slices": slices[case["image"]]} if case["image"] in slices else {})}
+            for case in datalist
+            if case["image"] not in left_out
+        ]
+
+    def _labelled_slices(self, datastore: Datastore) -> dict[str, list[int]]:
+        """Slices that are labelled, of the images of which an annotator has said so."""
+        images = datastore.get_labeled_images()
+        infos = {image: datastore.get_label_info(image, DefaultLabelTag.FINAL) or {} for image in images}
+        return {image: info["labelled_slices"] for image, info in infos.items() if info.get("labelled_slices")}
 
     def learnt(self, cases: dict[str, Case], served: Version | None, start: str | None) -> list[str]:
         """Which of the cases the served weights, or those to start from, have learnt from: by the served version, and

@@ -11,9 +11,12 @@ from medsaga.transforms.orient_slices import ALL_PLANES, AXES
 __all__ = ["case_name", "cut_in", "files_of", "inputs_of", "patient_of"]
 
 
+_FILES = ("image", "label")
+
+
 def inputs_of(case: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a case is read: ``image`` and, where it has one, ``label``."""
-    return {key: case[key] for key in ("image", "label") if key in case}
+    """What reading takes of a case: ``image`` and, where it has them, ``label`` and ``labelled_slices``."""
+    return {key: case[key] for key in (*_FILES, "labelled_slices") if key in case}
 
 
 def cut_in(cases: Sequence[dict], plane: str | None) -> list[dict]:
@@ -30,7 +33,7 @@ def files_of(case: Mapping[str, Any]) -> list[str]:
         case: its ``image`` is a path, or a list of one path a sequence; its ``label`` a path, or for each class a path
             or a list of paths, one an instance.
     """
-    return [path for value in inputs_of(case).values() for path in _paths(value)]
+    return [path for key in _FILES if key in case for path in _paths(case[key])]
 
 
 def _paths(value: Any) -> Iterator[str]:

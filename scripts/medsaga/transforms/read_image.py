@@ -17,6 +17,7 @@ from monai.utils import convert_to_dst_type
 
 from medsaga.reading import Grid, ImageFile, ReadingError, name_without_suffix, open_image
 from medsaga.reading.label_forms import open_label
+from medsaga.reading.labels import UNLABELLED
 from medsaga.reading.reader import MedicalImageReader
 from medsaga.reading.sequences import sequence_files
 
@@ -45,6 +46,8 @@ class ReadImaged(MapTransform):
             a region for each class.
         sequences: ends of the names of files, one a sequence: an image given by the path of the first is read with
             those beside it, see :func:`~medsaga.reading.sequences.sequence_files`. None: a path is the whole image.
+        labelled_slices_key: of the numbers of the slices that are labelled, along the third axis of the file; in all
+            others of a volume the label says nothing (255). Data without it are labelled everywhere.
         image_key: of the image on which labels without a grid of their own (DICOM SEG, RTSTRUCT) are drawn.
 
     Returns (of a call):
@@ -64,12 +67,14 @@ class ReadImaged(MapTransform):
         class_names: Sequence[str] | None = None,
         sequences: Sequence[str] | None = None,
         image_key: str = "image",
+        labelled_slices_key: str = "labelled_slices",
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.label_keys = (label_keys,) if isinstance(label_keys, str) else tuple(label_keys)
         self.class_names = class_names
         self.sequences = sequences
         self.image_key = image_key
+        self.labelled_slices_key = labelled_slices_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, torch.Tensor]:
         out = dict(data)
@@ -103,7 +108,22 @@ class ReadImaged(MapTransform):
         else:  # not among the keys that are read
             name = self._files(image)[0]
             grid = open_image(name).grid
-        return _tensor(_first(value) or name, open_label(value, self.class_names, grid))
+        label = _tensor(_first(value) or name, open_label(value, self.class_names, grid))
+        slices = data.get(self.labelled_slices_key)
+        return label if slices is None else _of_slices(label, slices)
+
+
+def _of_slices(label: MetaTensor, slices: Sequence[int]) -> MetaTensor:
+    """A label of which only some slices count; the others become 255."""
+    name, count = label.meta["filename_or_obj"], label.shape[-1]
+    if label.ndim != 4 or not slices or not all(isinstance(n, int) and 0 <= n < count for n in slices):
+        raise ReadingError(
+            f"{name}: labelled_slices is {list(slices)[:8]}; it must be numbers of slices along the volume's third "
+            f"axis, 0 to {count - 1}."
+        )
+    kept = torch.zeros(count, dtype=torch.bool)
+    kept[list(slices)] = True
+    return label.masked_fill(~kept, UNLABELLED)
 
 
 @cache
