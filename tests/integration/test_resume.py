@@ -21,6 +21,7 @@ RUN = {
     "num_slices": 16,
     "warmup_steps": 4,
     "update_gap": 5,
+    "ema_momentum": 0.1,
     "device": "$torch.device('cpu')",
 }
 

@@ -33,7 +33,7 @@ TRAINED = {"network_def#encoder": "vit_test", "image_size": 64}
 def trained(phantoms, tmp_path_factory):
     """A trained hippocampus bundle: its overrides and the folder of what it wrote."""
     work = tmp_path_factory.mktemp("trained")
-    overrides = {**SHORT, **paths("hippocampus", phantoms, work)}
+    overrides = {**SHORT, **paths("hippocampus", phantoms, work), "ema_momentum": 0.01}
     run("training", "hippocampus", "train", **overrides)
     return overrides, work
 

@@ -111,10 +111,10 @@ def choose_steps(
     text = "the papers', for their batch of 12" if papers else "gentle, as small batches need (measured on hippocampus)"
     choices.choose("lr", rates[0], f"Rate of the decoder: {text}.")
     choices.choose("encoder_lr", rates[1], f"Rate of the encoder: {text}.")
-    text = "The average of the weights over about 100 steps is validated and served: it varies less than they do."
-    if large:
-        text = "No average of the weights is kept: it would take their memory once more."
-    choices.choose("ema_momentum", None if large else 0.01, text)
+    text = (
+        "The rate falls to 0, so an average of the weights gains nothing (measured on hippocampus), and takes memory."
+    )
+    choices.choose("ema_momentum", None, text)
     steps, text = _steps(size, papers, machine)
     per_epoch = math.ceil(choices.training_slices / batch)
     epochs = min(_EPOCHS, max(1, round(steps / per_epoch)))
