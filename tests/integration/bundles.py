@@ -18,6 +18,8 @@ BUNDLES = sorted(p.parent.parent.name for p in (ROOT / "bundles").glob("*/config
 
 # the same classes, small enough to train in seconds
 SMALL = {"network_def#encoder": "vit_test", "image_size": 64, "weights": None, "num_workers": 0}
+# and as a run of two epochs
+TWO_EPOCHS = {**SMALL, "train#trainer#max_epochs": 2, "val_interval": 1, "batch_size": 4, "warmup_steps": 2}
 
 
 def _small_encoder(bundle: str) -> dict[str, object]:

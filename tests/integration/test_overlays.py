@@ -8,7 +8,7 @@ import torch
 
 from medsaga.networks import build_encoder
 
-from .bundles import SMALL, fails, paths, run
+from .bundles import TWO_EPOCHS, fails, paths, run
 
 # the number of LoRA's matrices, of adapters' down-projections, and the overlay that advice names, None for the bundle's
 ADDED = {
@@ -21,16 +21,12 @@ ADDED = {
 }
 OVERLAYS = {method: f"../../methods/{method}" for method in ADDED}  # as seen from a bundle's configs
 SHORT = {
-    **SMALL,
-    "train#trainer#max_epochs": 2,
-    "val_interval": 1,
-    "batch_size": 4,
+    **TWO_EPOCHS,
     "test_patients": 1,
     "val_patients": 1,
     "train_patients": 4,
     "num_slices": 8,
     "min_classes": 1,
-    "warmup_steps": 2,
 }
 STEPS = {"lr_scheduler#max_steps": 4}  # also of the run that ends after its first epoch
 TRAINED = {"network_def#encoder": "vit_test", "image_size": 64}

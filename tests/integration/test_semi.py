@@ -9,19 +9,15 @@ import torch
 from medsaga.data import decathlon_datalist, unlabelled_pool
 from medsaga.memory import Setup, measure, predict
 
-from .bundles import ROOT, SMALL, fails, paths, run
+from .bundles import ROOT, TWO_EPOCHS, fails, paths, run
 
 OVERLAY = "../../methods/semi"  # as seen from a bundle's configs
 SHORT = {
-    **SMALL,
-    "train#trainer#max_epochs": 2,
-    "val_interval": 1,
-    "batch_size": 4,
+    **TWO_EPOCHS,
     "test_patients": 1,
     "val_patients": 1,
     "train_patients": 2,
     "num_slices": 8,
-    "warmup_steps": 2,
     "prompt_probability": 0.5,
     "rampup_steps": 0,
     "lr_scheduler#max_steps": 4,  # also of the run that ends after its first epoch

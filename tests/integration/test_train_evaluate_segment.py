@@ -12,19 +12,15 @@ import torch
 from PIL import Image
 from skimage import measure
 
-from .bundles import SMALL, fails, paths, run
+from .bundles import TWO_EPOCHS, fails, paths, run
 
 SHORT = {
-    **SMALL,
-    "train#trainer#max_epochs": 2,
-    "val_interval": 1,
-    "batch_size": 4,
+    **TWO_EPOCHS,
     "test_patients": 2,
     "val_patients": 2,
     "train_patients": 4,
     "num_slices": 16,
     "min_classes": 1,
-    "warmup_steps": 2,
 }
 TRAINED = {"network_def#encoder": "vit_test", "image_size": 64}
 

@@ -113,25 +113,3 @@ def test_further_arguments_reach_monais_loss():
     logits, target = example()
     with_background, without = (LogitResolutionDiceCELoss(include_background=b)(logits, target) for b in (True, False))
     assert not torch.equal(with_background, without)
-
-
-def test_pixels_without_a_label_count_as_if_they_were_not_there():
-    torch.manual_seed(0)
-    logits = torch.randn(2, 3, 8, 8, requires_grad=True)
-    target = torch.randint(3, (2, 1, 8, 8), dtype=torch.uint8)
-    part = target.clone()
-    part[:, :, 5:] = 255  # the labelled rows alone make the loss
-    (gradient,) = torch.autograd.grad(LogitResolutionDiceCELoss()(logits, part), logits)
-    alone = logits[:, :, :5].detach().clone().requires_grad_()
-    expected = LogitResolutionDiceCELoss()(alone, target[:, :, :5])
-    torch.testing.assert_close(LogitResolutionDiceCELoss()(logits, part), expected)
-    (of_rows,) = torch.autograd.grad(expected, alone)
-    torch.testing.assert_close(gradient[:, :, :5], of_rows)
-    assert not gradient[:, :, 5:].any()
-
-
-def test_a_batch_without_a_label_has_no_gradient():
-    logits = torch.randn(1, 2, 4, 4, requires_grad=True)
-    loss = LogitResolutionDiceCELoss()(logits, torch.full((1, 1, 4, 4), 255, dtype=torch.uint8))
-    loss.backward()
-    assert float(loss.detach()) == 0 and not logits.grad.any()

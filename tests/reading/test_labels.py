@@ -98,3 +98,10 @@ def test_a_mask_is_labelled_everywhere(values):
 
 def test_where_255_may_be_a_class_it_is_one():
     assert unlabelled(np.array([[1, 255]]), 256) is None
+
+
+@pytest.mark.parametrize("values", [[0, 85, 170, 255], [0, 128, 255], [0, 1, 5, 255], [-1, 1, 255]])
+def test_beside_values_that_are_no_classes_255_is_none_either(values):
+    assert unlabelled(np.array([values]), 4) is None
+    with pytest.raises(ReadingError, match=r"label values .*255.* are outside the 4 classes"):
+        class_numbers(np.array([values]), 4, "a.png")

@@ -16,7 +16,8 @@ from lib.labels.grid import read_label
 from lib.labels.naming import Meaning, fitting_models, meaning
 from lib.served_model import ServedModel
 from medsaga.nifti import write_nifti
-from medsaga.reading import PICTURES, Grid, suffix_of
+from medsaga.reading import PICTURES, Grid, ReadingError, suffix_of
+from medsaga.reading.labels import check_labelled_slices
 
 __all__ = ["CheckedLabel", "check_label", "counts_by_value", "write_label"]
 
@@ -76,11 +77,10 @@ def check_label(
 def _check_slices(slices: Any, image: Grid, name: str) -> None:
     if slices is None:
         return
-    count = image.shape[2] if len(image.shape) == 3 else 0
-    right = isinstance(slices, list) and all(type(n) is int and 0 <= n < count for n in slices)
-    if not right or not slices or len(set(slices)) < len(slices):
-        of = f"numbers from 0 to {count - 1}, each once" if count else "left out: the image has no slices"
-        raise HTTPException(422, f"{name}: labelled_slices must be {of}.")
+    try:
+        check_labelled_slices(slices, image.shape[2] if len(image.shape) == 3 else 0, name)
+    except ReadingError as err:
+        raise HTTPException(422, str(err)) from err
 
 
 def write_label(label: CheckedLabel, image_path: str | Path, folder: Path, stem: str) -> Path:

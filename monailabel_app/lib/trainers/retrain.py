@@ -66,9 +66,13 @@ class RetrainTask(BundleTrainTask):
 
     def labelled(self, datastore: Datastore) -> list[str]:
         """Images whose final label is of this model's classes, as far as the label's information says."""
+        return list(self._label_infos(datastore))
+
+    def _label_infos(self, datastore: Datastore) -> dict[str, dict[str, Any]]:
+        """Information of the final labels that may be of this model's classes, by image."""
         name, images = self.model.name, datastore.get_labeled_images()
         infos = {image: datastore.get_label_info(image, DefaultLabelTag.FINAL) or {} for image in images}
-        return [image for image, info in infos.items() if name in info.get("models", [name])]
+        return {image: info for image, info in infos.items() if name in info.get("models", [name])}
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """
@@ -132,21 +136,13 @@ class RetrainTask(BundleTrainTask):
 
         MONAI Label's own reads labels as JSON where a model's name has "detection" in it.
         """
-        others = set(datastore.get_labeled_images()) - set(self.labelled(datastore))
-        left_out = {datastore.get_image_uri(image) for image in others}
-        slices = {datastore.get_image_uri(image): info for image, info in self._labelled_slices(datastore).items()}
-        datalist = [{"image": case["image"], "label": case["label"]} for case in datastore.datalist()]
-        return [
-            {**case, **({"labelled_slices": slices[case["image"]]} if case["image"] in slices else {})}
-            for case in datalist
-            if case["image"] not in left_out
-        ]
-
-    def _labelled_slices(self, datastore: Datastore) -> dict[str, list[int]]:
-        """Slices that are labelled, of the images of which an annotator has said so."""
-        images = datastore.get_labeled_images()
-        infos = {image: datastore.get_label_info(image, DefaultLabelTag.FINAL) or {} for image in images}
-        return {image: info["labelled_slices"] for image, info in infos.items() if info.get("labelled_slices")}
+        infos = {datastore.get_image_uri(image): info for image, info in self._label_infos(datastore).items()}
+        cases = [{"image": case["image"], "label": case["label"]} for case in datastore.datalist()]
+        cases = [case for case in cases if case["image"] in infos]
+        for case in cases:
+            if slices := infos[case["image"]].get("labelled_slices"):
+                case["labelled_slices"] = slices
+        return cases
 
     def learnt(self, cases: dict[str, Case], served: Version | None, start: str | None) -> list[str]:
         """Which of the cases the served weights, or those to start from, have learnt from: by the served version, and
@@ -206,11 +202,8 @@ class RetrainTask(BundleTrainTask):
         )
         workflow.initialize()
         content = workflow.parser.get_parsed_content
-        trainer, evaluator, network = (
-            content("train#trainer"),
-            content("validate#evaluator"),
-            content("average").network,
-        )
+        trainer, evaluator = content("train#trainer"), content("validate#evaluator")
+        network = evaluator.network
         versions = Versions(self.model.models_dir)
         served = versions.served()
         stats = StatsFile(self.work_dir / "stats.json", trainer, evaluator, served.score if served else None)

@@ -139,7 +139,8 @@ class TrainingState:
             state = self._state(engine)
             if better:
                 served = self.network if self.average is None else self.average.network
-                weights = trained_state(served) if self.trained_only else served.state_dict()
+                whole = state["network" if self.average is None else "average"]
+                weights = trained_state(served) if self.trained_only else whole
                 _write(with_record(weights, self.record), self.model_path)
                 _write(state, self.best)
             _write(state, self.last)

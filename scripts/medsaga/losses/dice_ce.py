@@ -20,19 +20,21 @@ class LogitResolutionDiceCELoss(DiceCELoss):
 
     Args:
         lambda_ce: λ, weight of the cross entropy; the Dice term weighs 1 − λ.
+        ignore_index: number of pixels that are not labelled; they do not count.
         kwargs: further arguments of MONAI's ``DiceCELoss``.
     """
 
-    def __init__(self, lambda_ce: float = 0.2, **kwargs: Any) -> None:
+    def __init__(self, lambda_ce: float = 0.2, ignore_index: int = 255, **kwargs: Any) -> None:
         options: dict[str, Any] = {"softmax": True, "to_onehot_y": True, "squared_pred": True, "batch": True}
         super().__init__(lambda_ce=lambda_ce, lambda_dice=1.0 - lambda_ce, **{**options, **kwargs})
+        self.ignore_index = ignore_index
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """
         Args:
             input: logits (B, k, h, w).
-            target: class numbers (B, 1, H, W); 255 where a pixel is not labelled, and then it does not count.
+            target: class numbers (B, 1, H, W), or ``ignore_index``.
         """
         # under autocast the logits are half precision, and sums over a batch of pixels are not
-        logits, target = labelled_pixels(input.float(), to_logits_resolution(target, input))
+        logits, target = labelled_pixels(input.float(), to_logits_resolution(target, input), self.ignore_index)
         return super().forward(logits, target) if target.numel() else 0 * input.sum()

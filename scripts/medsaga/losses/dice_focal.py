@@ -20,6 +20,7 @@ class LogitResolutionDiceFocalLoss(DiceFocalLoss):
     others by a sigmoid, ``−(1 − p)^γ log p`` of the right answer's p, mean over pixels and classes, γ = 2.
 
     Args:
+        ignore_index: number of pixels that are not labelled; they do not count.
         kwargs: arguments of MONAI's ``DiceFocalLoss``, where they are to differ.
 
     Source:
@@ -27,16 +28,17 @@ class LogitResolutionDiceFocalLoss(DiceFocalLoss):
         eq. 4.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, ignore_index: int = 255, **kwargs: Any) -> None:
         options: dict[str, Any] = {"softmax": True, "to_onehot_y": True, "squared_pred": True, "batch": True}
         super().__init__(**{**options, **kwargs})
+        self.ignore_index = ignore_index
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """
         Args:
             input: logits (B, k, h, w).
-            target: class numbers (B, 1, H, W); 255 where a pixel is not labelled, and then it does not count.
+            target: class numbers (B, 1, H, W), or ``ignore_index``.
         """
         # under autocast the logits are half precision, and sums over a batch of pixels are not
-        logits, target = labelled_pixels(input.float(), to_logits_resolution(target, input))
+        logits, target = labelled_pixels(input.float(), to_logits_resolution(target, input), self.ignore_index)
         return super().forward(logits, target) if target.numel() else 0 * input.sum()

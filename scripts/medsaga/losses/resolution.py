@@ -5,20 +5,19 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from medsaga.reading.labels import UNLABELLED
-
 __all__ = ["labelled_pixels", "to_logits_resolution"]
 
 
-def labelled_pixels(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Leave out the pixels of which a label does not say what they are (255).
+def labelled_pixels(logits: torch.Tensor, target: torch.Tensor, ignore_index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Leave out the pixels of which a label does not say what they are.
 
     For a loss that takes means over pixels, or Dice over a batch as a whole, it is as if they were not there. (Of
     MONAI's losses some have ``ignore_index``, the sums of two have not.)
 
     Args:
         logits: of the network.
-        target: class numbers, or 255.
+        target: class numbers, or ``ignore_index``.
+        ignore_index: number of such pixels.
 
     Returns:
         Both as they are where all pixels are labelled, else those that are, in a row.
@@ -27,7 +26,7 @@ def labelled_pixels(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.T
         - logits: (B, k, h, w); target: (B, 1, h, w)
         - output: the same, or (1, k, n, 1) and (1, 1, n, 1)
     """
-    kept = target[:, 0] != UNLABELLED
+    kept = target[:, 0] != ignore_index
     if kept.all():
         return logits, target
     return logits.movedim(1, -1)[kept].T[None, :, :, None], target[:, 0][kept].view(1, 1, -1, 1)

@@ -35,8 +35,9 @@ class Training:
         parser["weights"] = None
         parser["prompt_probability"] = 0  # a few tokens more; which, depends on labels that a prediction does not have
         values = map(parser.get_parsed_content, ("batch_size", "image_size", "num_classes", "channel_names"))
-        batches = _RandomBatches(*values)
-        if "rampup_steps" in parser:
+        semi = "unlabelled" in parser
+        batches = _RandomBatches(*values, ("image", "unlabelled", "weak") if semi else ("image",))
+        if semi:
             parser["rampup_steps"] = 0  # each batch has slices without labels, as after that many steps
         parser["train#trainer#train_data_loader"] = batches
         parser["train#trainer#train_handlers"] = ["@average"]
@@ -79,7 +80,10 @@ class Training:
 class _RandomBatches:
     """Batches as a bundle's data loader yields them, without end."""
 
-    def __init__(self, batch_size: int, image_size: int, num_classes: int, channel_names: Sequence[str]) -> None:
+    def __init__(
+        self, batch_size: int, image_size: int, num_classes: int, channel_names: Sequence[str], images: Sequence[str]
+    ) -> None:
+        self.images = images
         self.image_shape = (batch_size, len(channel_names), image_size, image_size)
         self.label_shape = (batch_size, 1, image_size, image_size)
         self.num_classes = num_classes
@@ -87,8 +91,4 @@ class _RandomBatches:
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         while True:
             label = torch.randint(self.num_classes, self.label_shape, dtype=torch.uint8)
-            # images without labels, which semi.json learns from; all others leave them alone
-            yield {
-                **{key: torch.rand(self.image_shape) for key in ("image", "unlabelled", "weak")},
-                "label": label,
-            }
+            yield {**{key: torch.rand(self.image_shape) for key in self.images}, "label": label}

@@ -12,7 +12,7 @@ from skimage.measure import label as components
 
 from medsaga.reading import Grid
 from medsaga.reading.dicom_geometry import plane_of
-from medsaga.reading.labels import UNLABELLED, unlabelled
+from medsaga.reading.labels import unlabelled
 
 __all__ = ["PERCENTILES", "CaseFacts", "ClassFacts", "Intensities", "measure"]
 
@@ -121,7 +121,7 @@ def measure(data: Mapping[str, torch.Tensor], objects: int = 0, modality: str = 
     if "label" in data:
         label = data["label"][0].numpy()
         label = label if label.ndim == 3 else label[..., None]
-        unknown = _unknown(label)
+        unknown = unlabelled(label, _MANY_VALUES)
         if unknown is not None:
             label = np.where(unknown, 0, label)
     volume = image.ndim == 4
@@ -156,12 +156,6 @@ def _intensities(channel: np.ndarray, label: np.ndarray | None) -> Intensities:
         inside=tuple(np.percentile(_sample(inside), PERCENTILES).tolist()) if inside.size else None,
         background=float(runs.max() / len(sample)),
     )
-
-
-def _unknown(label: np.ndarray) -> np.ndarray | None:
-    """Voxels of 255 that are not labelled; None where 255 may well be a class, as 85, 170 and 255 are of pictures."""
-    known = label[label != UNLABELLED]
-    return unlabelled(label, _MANY_VALUES) if known.size and known.max() < _MANY_VALUES else None
 
 
 def _sample(values: np.ndarray) -> np.ndarray:

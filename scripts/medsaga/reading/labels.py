@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .image import ReadingError
 from .names import JPEGS, suffix_of
 
-__all__ = ["UNLABELLED", "WHITE", "class_numbers", "unlabelled", "whole_numbers"]
+__all__ = ["UNLABELLED", "WHITE", "check_labelled_slices", "class_numbers", "unlabelled", "whole_numbers"]
 
 _TOLERANCE = 1e-3  # of what tools that compute in float32 leave beside whole numbers
 WHITE = (255, 65535)  # how paint programs and 8- or 16-bit masks store 1
@@ -54,10 +55,11 @@ def whole_numbers(values: np.ndarray, name: str | Path) -> np.ndarray:
 
 
 def unlabelled(values: np.ndarray, num_classes: int) -> np.ndarray | None:
-    """Voxels that nobody has labelled: those of value 255, unless it is how a mask stores 1.
+    """Voxels that nobody has labelled: those of value 255, unless it may be how a mask stores 1, or a class.
 
-    It is that value where the label has a class, too, or where 255 fills some slices along an axis and is nowhere else:
-    so of a volume some slices may be labelled and the others not. A picture or volume of 0 and 255 alone is a mask.
+    It is that value where all others are classes and one is not the background, or where 255 fills some slices along
+    an axis and is nowhere else: so of a volume some slices may be labelled and the others not. A picture or volume of 0
+    and 255 alone is a mask, and one of 85, 170 and 255 has three classes that are still to be mapped.
 
     Args:
         values: integers, of any shape.
@@ -69,14 +71,36 @@ def unlabelled(values: np.ndarray, num_classes: int) -> np.ndarray | None:
     there = values == UNLABELLED
     if num_classes > UNLABELLED or not there.any():
         return None
-    if ((values != 0) & ~there).any():
-        return there
+    others = values[~there]
+    if others.any():
+        return there if others.min() >= 0 and others.max() < num_classes else None
     for axis in range(values.ndim) if values.ndim > 2 else ():
-        others = tuple(i for i in range(values.ndim) if i != axis)
-        full = there.all(axis=others)
-        if values.shape[axis] > 1 and not full.all() and (full == there.any(axis=others)).all():
+        across = tuple(i for i in range(values.ndim) if i != axis)
+        full = there.all(axis=across)
+        if values.shape[axis] > 1 and not full.all() and (full == there.any(axis=across)).all():
             return there
     return None
+
+
+def check_labelled_slices(slices: Any, count: int, name: str | Path) -> None:
+    """Refuse what does not say which slices of a volume are labelled.
+
+    Args:
+        slices: their numbers along the third axis.
+        count: of the volume's slices; 0 of an image without any.
+        name: of the label, for errors.
+
+    Raises:
+        ReadingError: other than a list of such numbers, each once.
+    """
+    numbers = slices if isinstance(slices, list | tuple) else []
+    right = all(type(number) is int and 0 <= number < count for number in numbers)
+    if not numbers or not right or len(set(numbers)) < len(numbers):
+        shown = list(numbers)[:8] if numbers else slices
+        wanted = f"numbers from 0 to {count - 1}, each once" if count else "left out, as the image has none"
+        raise ReadingError(
+            f"{name}: labelled_slices is {shown}; it must be numbers of slices along the volume's third axis: {wanted}."
+        )
 
 
 def class_numbers(values: np.ndarray, num_classes: int, name: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -17,7 +17,7 @@ from monai.utils import convert_to_dst_type
 
 from medsaga.reading import Grid, ImageFile, ReadingError, name_without_suffix, open_image
 from medsaga.reading.label_forms import open_label
-from medsaga.reading.labels import UNLABELLED
+from medsaga.reading.labels import UNLABELLED, check_labelled_slices
 from medsaga.reading.reader import MedicalImageReader
 from medsaga.reading.sequences import sequence_files
 
@@ -115,12 +115,8 @@ class ReadImaged(MapTransform):
 
 def _of_slices(label: MetaTensor, slices: Sequence[int]) -> MetaTensor:
     """A label of which only some slices count; the others become 255."""
-    name, count = label.meta["filename_or_obj"], label.shape[-1]
-    if label.ndim != 4 or not slices or not all(isinstance(n, int) and 0 <= n < count for n in slices):
-        raise ReadingError(
-            f"{name}: labelled_slices is {list(slices)[:8]}; it must be numbers of slices along the volume's third "
-            f"axis, 0 to {count - 1}."
-        )
+    count = label.shape[-1] if label.ndim == 4 else 0
+    check_labelled_slices(slices, count, label.meta["filename_or_obj"])
     kept = torch.zeros(count, dtype=torch.bool)
     kept[list(slices)] = True
     return label.masked_fill(~kept, UNLABELLED)
