@@ -12,6 +12,7 @@ from PIL import Image
 from medsaga.planning.facts import PERCENTILES, CaseFacts, ClassFacts, Intensities
 from medsaga.planning.findings import find
 from medsaga.planning.plan import look_at
+from medsaga.planning.sheet import panels_of
 from medsaga.planning.survey import Seen, look, survey
 from tests.data.conftest import _write_nifti
 
@@ -237,6 +238,8 @@ def test_slices_that_are_not_labelled_are_no_class(volumes, tmp_path):
         values[..., [0, 4, 11]] = 255
         nib.save(nib.Nifti1Image(values, label.affine), path)
     looked = seen_in(folder)
+    (panel,) = panels_of(looked.usable[0][1], 0, [1, 2], None, ["image"])
+    assert set(panel.masks) == {1, 2} and "slice 3 of 12" in panel.title, "the fullest of those that are labelled"
     assert [one.name for one in looked.findings.classes] == ["first box", "second box"]
     assert any("In 2 of 6 labels 255 is taken for 'not labelled'" in note for note in looked.notes)
     assert not looked.findings.wrong

@@ -14,7 +14,7 @@ from medsaga.reading import Grid
 from medsaga.reading.dicom_geometry import plane_of
 from medsaga.reading.labels import unlabelled
 
-__all__ = ["PERCENTILES", "CaseFacts", "ClassFacts", "Intensities", "measure"]
+__all__ = ["PERCENTILES", "CaseFacts", "ClassFacts", "Intensities", "known_label", "measure"]
 
 PERCENTILES = (0, 0.5, 1, 5, 50, 95, 99, 99.5, 99.9, 100)
 
@@ -117,13 +117,10 @@ def measure(data: Mapping[str, torch.Tensor], objects: int = 0, modality: str = 
     )
     spacing = np.linalg.norm(grid.affine[:3, : image.ndim - 1], axis=0).tolist()
     spacing += [1.0] * (3 - len(spacing))
-    label, unknown = None, None
+    label, partly = None, False
     if "label" in data:
         label = data["label"][0].numpy()
-        label = label if label.ndim == 3 else label[..., None]
-        unknown = unlabelled(label, _MANY_VALUES)
-        if unknown is not None:
-            label = np.where(unknown, 0, label)
+        label, partly = known_label(label if label.ndim == 3 else label[..., None])
     volume = image.ndim == 4
     plane = "projection" if not grid.placed else plane_of(grid).split(",")[0] if volume else "axial"
     facts = _label_facts(label) if label is not None else {}
@@ -138,11 +135,17 @@ def measure(data: Mapping[str, torch.Tensor], objects: int = 0, modality: str = 
         channels=len(values),
         intensities=tuple(_intensities(channel, label) for channel in values),
         labelled=label is not None,
-        partly=unknown is not None,
+        partly=partly,
         objects=objects,
         modality=modality,
         **facts,
     )
+
+
+def known_label(label: np.ndarray) -> tuple[np.ndarray, bool]:
+    """A label with voxels that nobody has labelled as background, and whether there are any."""
+    unknown = unlabelled(label, _MANY_VALUES)
+    return (label, False) if unknown is None else (np.where(unknown, 0, label), True)
 
 
 def _intensities(channel: np.ndarray, label: np.ndarray | None) -> Intensities:

@@ -15,6 +15,8 @@ from skimage.measure import find_contours
 from medsaga.data.folder_check import read_case
 from medsaga.files import replacing
 
+from .facts import known_label
+
 __all__ = ["Panel", "draw_sheet", "panels_of"]
 
 # distinguishable with the common colour deficiencies (Okabe and Ito's palette, the grey apart); then by style
@@ -65,7 +67,8 @@ def panels_of(
     _, data = read_case(case, class_names, len(channel_names), plane)
     if data is None:  # changed since all cases were looked at
         return []
-    volume, label = (data[key].numpy() if key in data else None for key in ("image", "label"))
+    volume = data["image"].numpy()
+    label = known_label(data["label"].numpy())[0] if "label" in data else None
     spacing = np.linalg.norm(np.asarray(data["image"].affine, dtype=np.float64)[:3, :2], axis=0)
     title = f"case {number + 1}"
     image = volume
