@@ -38,6 +38,8 @@ class Version:
         prompt_score: mean Dice after a box, one click and three, on some of the held-back cases, or where there are
             none on some that it learnt from; None where this was not measured.
         published_prompt_score: the same of the published weights, on the same cases.
+        class_scores: mean Dice over the held-back cases, by class; classes that no label of them shows are left out.
+        score_error: standard error of ``score`` over the held-back cases; None with fewer than two.
     """
 
     file: str = ""
@@ -49,6 +51,8 @@ class Version:
     note: str = ""
     prompt_score: float | None = None
     published_prompt_score: float | None = None
+    class_scores: dict[str, float] = field(default_factory=dict)
+    score_error: float | None = None
 
     @property
     def follows_prompts(self) -> bool:

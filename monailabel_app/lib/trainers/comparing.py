@@ -48,10 +48,12 @@ def compared(
     Returns:
         a version with the scores, and why it is served or not as its note; and whether it is to be served.
     """
-    score = served_score = None
+    score = served_score = error = None
+    by_class: dict[str, float] = {}
     prompts, published_prompts = prompt_scores(network, model, cases, parser)
     if evaluator is not None:
         score = _score(evaluator)
+        by_class, error = _details(evaluator, parser["class_names"])
         if model.trained:
             load_weights(network, model.checkpoint())
             evaluator.run()
@@ -60,7 +62,8 @@ def compared(
         serve, why = verdict(score, served_score)
     else:
         serve, why = first_verdict(score, bool(held_back))
-    score = score if held_back else None
+    if not held_back:
+        score, by_class, error = None, {}, None
     version = Version(
         score=score,
         served_score=served_score,
@@ -68,6 +71,8 @@ def compared(
         note=why,
         prompt_score=prompts,
         published_prompt_score=published_prompts,
+        class_scores=by_class,
+        score_error=error,
     )
     if serve and prompts is not None and published_prompts is not None:
         version.note += (
@@ -81,6 +86,16 @@ def _score(evaluator: SupervisedEvaluator) -> float | None:
     """The key metric; None where it is of nothing, because no held-back label shows a class."""
     value = float(evaluator.state.metrics[evaluator.state.key_metric_name])
     return None if math.isnan(value) else value
+
+
+def _details(evaluator: SupervisedEvaluator, class_names: Sequence[str]) -> tuple[dict[str, float], float | None]:
+    """Mean Dice of each class that the labels show; standard error of the mean over the cases."""
+    values = evaluator.state.metric_details[evaluator.state.key_metric_name]  # (cases, classes without background)
+    means = zip(class_names[1:], values.nanmean(dim=0).tolist())
+    by_case = values.nanmean(dim=1)
+    by_case = by_case[~by_case.isnan()]
+    error = float(by_case.std() / len(by_case) ** 0.5) if len(by_case) > 1 else None
+    return {name: mean for name, mean in means if not math.isnan(mean)}, error
 
 
 def first_verdict(score: float | None, held_back: bool) -> tuple[bool, str]:

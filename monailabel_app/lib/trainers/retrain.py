@@ -17,6 +17,7 @@ from lib.names import chosen
 from lib.served_model import ServedModel
 from lib.trainers.comparing import compared
 from lib.trainers.few_shot import FewShot, few_shot_settings, hold_back
+from lib.trainers.needed import what_more_labels_bring
 from lib.trainers.stats import StatsFile, read_stats
 from lib.versions import Version, Versions
 from medsaga.bundle.errors import root_cause
@@ -219,7 +220,8 @@ class RetrainTask(BundleTrainTask):
         version.trained_on = sorted(trained_on)
         version = versions.add(self.work_dir / "candidate.pt", version, serve)
         score, served_score, why = version.score, version.served_score, version.note
-        message = f"{version.file}: {why}"
+        needed = what_more_labels_bring(versions.list())
+        message = f"{version.file}: {why}" + (f"; {needed}" if needed else "")
         logger.info("%s: %s", self.model.name, message)
         stats.write(best_metric=(score if serve else served_score) or 0, message=message)
         workflow.finalize()

@@ -20,6 +20,7 @@ from medsaga.networks import trained_state
 from medsaga.records import with_record
 
 from .finite import check_loss, check_weights
+from .learning_curve import add_to_curve
 from .moving_average import MovingAverage
 from .resuming import check_record, check_settings, plain
 
@@ -168,6 +169,8 @@ class TrainingState:
         self.selection["without_better"] = 0 if better else self.selection["without_better"] + 1
         if better:
             self.selection.update(best_metric=metric, best_epoch=epoch)
+            if (details := validation.metric_details.get(name)) is not None:
+                self.selection["best_scores"] = [[_number(dice) for dice in case] for case in details.tolist()]
         return better
 
     def _state(self, engine: Engine) -> dict[str, Any]:
@@ -230,12 +233,20 @@ class TrainingState:
         )
 
     def report(self, engine: Engine) -> None:
-        """Say which epoch's weights are served."""
+        """Say which epoch's weights are served, and what more labels would bring."""
         if self.selection["validated_epoch"]:
             metric, epoch = self.selection["best_metric"], self.selection["best_epoch"]
             self.logger.info(f"{self.model_path}: weights of epoch {epoch}, validation {metric:.4f}.")
+            scores = self.selection.get("best_scores")
+            if scores and self.record and self.record["validation"] and _is_first_process():
+                for line in add_to_curve(self.last.parent, self.record, self.settings or {}, scores):
+                    self.logger.info(line)
         else:
             self.logger.info(f"{self.model_path}: weights of the last epoch, {engine.state.epoch}; no validation.")
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _is_true(name: str, value: bool | str) -> bool:
