@@ -27,6 +27,7 @@ from .slice_dataset import SliceDataset
 from .splits import evaluation_parts, split_by_patient, training_parts
 from .training_record import add_test_patients, record_notes, training_record
 from .unlabelled import for_unlabelled, unlabelled_datalist
+from .volume_patches import VolumePatches
 from .with_unlabelled import WithUnlabelled, unlabelled_pool
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Layout",
     "LoadChallengeCased",
     "SliceDataset",
+    "VolumePatches",
     "WithUnlabelled",
     "add_test_patients",
     "array_files_datalist",

@@ -2,5 +2,6 @@ from .box_inferer import BoxInferer
 from .embedding_cache import EmbeddingCache
 from .prompted_slices import PromptedSlices, SlicePrompt
 from .slice_inferer import SliceBatchInferer
+from .volume_inferer import VolumeInferer
 
-__all__ = ["BoxInferer", "EmbeddingCache", "PromptedSlices", "SliceBatchInferer", "SlicePrompt"]
+__all__ = ["BoxInferer", "EmbeddingCache", "PromptedSlices", "SliceBatchInferer", "SlicePrompt", "VolumeInferer"]
