@@ -34,6 +34,7 @@ from .annotator import GOOD_ENOUGH, boxes, clicks_to_correct, dice
 from .bundle_copy import copy_bundle
 from .label_server import LabelServer
 from .machine import describe_machine
+from .overrides import override
 
 __all__ = ["STRATEGIES", "Run", "main"]
 
@@ -288,16 +289,6 @@ def _numbers(text: str) -> list[int]:
     return [int(word) for word in text.split(",")]
 
 
-def _override(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not (key and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, for example image_size=112")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Play what is missing, and write page, figures' values and plot after each run."""
     parser = argparse.ArgumentParser(description="Dice against labels and clicks, by how images are chosen.")
@@ -306,7 +297,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--strategies", type=_names, default=[name for name in STRATEGIES if name != "first"])
     parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2], help="default: 0,1,2")
     parser.add_argument("--labels", type=_numbers, default=[3, 6, 12, 24], help="where to train; default: 3,6,12,24")
-    parser.add_argument("--override", type=_override, nargs="+", default=[], metavar="KEY=VALUE", help="of the configs")
+    parser.add_argument("--override", type=override, nargs="+", default=[], metavar="KEY=VALUE", help="of the configs")
     parser.add_argument("--work", type=Path, default=Path("output/active_learning"), help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("docs"), help="for page and plot (default: %(default)s)")
     parser.add_argument("--report", action="store_true", help="write the page of what has been done, and run nothing")

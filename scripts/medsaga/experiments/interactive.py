@@ -8,12 +8,10 @@ or with ``--own`` the network's own.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +29,7 @@ from medsaga.reading import name_without_suffix
 
 from .annotator import GOOD_ENOUGH
 from .machine import describe_machine
+from .overrides import override
 from .prompting import Object, prompted, title
 
 __all__ = ["main"]
@@ -107,16 +106,6 @@ def _test_cases(config: ConfigParser, model: Path | None) -> list[dict]:
     return evaluation_parts(datalist, model, *arguments)["test"]
 
 
-def _override(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not (key and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, for example image_size=112")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
-
-
 def _numbers(text: str) -> list[int]:
     numbers = [int(word) for word in text.split(",")]
     if min(numbers) < 1:
@@ -139,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="published weights as they are, at the size they were trained at, in the place of a model",
     )
     parser.add_argument("--overlay", nargs="+", default=[], help="of bundles/methods, as in training: msa")
-    parser.add_argument("--override", type=_override, nargs="+", default=[], metavar="KEY=VALUE", help="of the configs")
+    parser.add_argument("--override", type=override, nargs="+", default=[], metavar="KEY=VALUE", help="of the configs")
     parser.add_argument("--clicks", type=_numbers, default=[1, 2, 3, 5, 10], help="default: 1,2,3,5,10")
     parser.add_argument("--own", action="store_true", help="the network's own masks, not those that the app answers")
     parser.add_argument("--slices", type=int, choices=(1, 3), default=1, help="of each class and case (default: 1)")

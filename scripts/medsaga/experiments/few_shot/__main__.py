@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 from ..bundle_run import is_done
 from ..machine import describe_machine
+from ..overrides import override
+from .choose import CHOICES, choose
 from .execution import work_off
 from .figures import draw_cases, draw_dice, draw_losses
 from .plan import Experiment, Run, read_experiment
@@ -75,8 +77,16 @@ def main(arguments: list[str] | None = None) -> None:
         description="Methods compared by how many images they learn from. It may be killed and repeated, and several "
         "processes may work on one experiment. Data sets are looked for in $MEDSAGA_DATA.",
     )
-    parser.add_argument("experiment", type=Path, help="JSON file, as those in bundles/methods/experiments")
+    parser.add_argument(
+        "experiment", type=Path, help="JSON file, as those in bundles/methods/experiments; with --choose a bundle"
+    )
     parser.add_argument("--work", type=Path, default=Path("output/few_shot"), help="for the runs (%(default)s)")
+    parser.add_argument("--choose", action="store_true", help="recommend a method for the bundle, by cross-validation")
+    parser.add_argument("--folds", type=int, default=3, help="of --choose (%(default)s)")
+    parser.add_argument("--methods", nargs="+", default=[], choices=CHOICES, help="of --choose (all)")
+    parser.add_argument(
+        "--override", type=override, nargs="+", default=[], metavar="KEY=VALUE", help="of the configs, of --choose"
+    )
     parser.add_argument("--output", type=Path, default=Path("docs"), help="for the page (%(default)s)")
     parser.add_argument("--slurm", type=int, metavar="JOBS", help="hand the runs to so many jobs of a SLURM cluster")
     parser.add_argument("--slurm_options", nargs="+", default=[], metavar="KEY=VALUE", help="of submitit, for the jobs")
@@ -84,6 +94,11 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it names each file of losses that it has read
 
+    if parsed.choose:
+        work = parsed.work.absolute() / f"choose_{parsed.experiment.name}"
+        page = choose(parsed.experiment, work, parsed.folds, parsed.methods, dict(parsed.override))
+        print(f"\n{page.read_text()}\nThis page: {page}")
+        return
     experiment = read_experiment(parsed.experiment)
     name = parsed.experiment.stem
     work = parsed.work.absolute() / name
