@@ -8,6 +8,7 @@ import torch
 from medsaga.data import decathlon_datalist, split_by_patient, write_decathlon_phantoms
 from medsaga.experiments import active_learning
 from medsaga.experiments.active_learning import Run, Session, points, table
+from medsaga.experiments.overrides import override
 from medsaga.networks import SamSegmenter
 from medsaga.reading import name_without_suffix
 
@@ -56,7 +57,7 @@ def test_numbers_of_labels_that_are_not_asked_for_are_left_out():
 
 
 def test_a_session_has_images_without_labels_and_none_of_the_test_patients(phantoms, tmp_path):
-    options = dict(map(active_learning._override, SMALL))
+    options = dict(map(override, SMALL))
     session = Session(Run("random", 1), ROOT / "bundles" / "hippocampus", phantoms, tmp_path, options)
     split = split_by_patient(decathlon_datalist(phantoms), 2, 0, None, 1)
     studies = {name_without_suffix(p) for p in (session.folder / "studies").iterdir()}
@@ -77,7 +78,7 @@ def test_a_session_has_images_without_labels_and_none_of_the_test_patients(phant
 def test_what_is_done_is_shown_and_not_played_again(phantoms, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(active_learning, "LabelServer", None)  # to start one would fail
-    options = dict(map(active_learning._override, SMALL))
+    options = dict(map(override, SMALL))
     work = tmp_path / "work" / "hippocampus"
     for run in (Run("random", 0), Run("mixed", 0)):
         session = Session(run, ROOT / "bundles" / "hippocampus", phantoms, work, options)
