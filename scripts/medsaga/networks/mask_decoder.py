@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -49,6 +50,7 @@ class ClassMaskDecoder(MaskDecoder):
         image_pe: torch.Tensor,
         sparse_prompt_embeddings: torch.Tensor,
         dense_prompt_embeddings: torch.Tensor,
+        fine: Sequence[torch.Tensor] = (),
     ) -> torch.Tensor:
         """Predict the masks of all classes.
 
@@ -58,6 +60,8 @@ class ClassMaskDecoder(MaskDecoder):
             sparse_prompt_embeddings: P sets of N point and box corner embeddings. P = B gives each image its own
                 prompts; with B = 1 all P sets are applied to the one image; with P = 1 all images share the set.
             dense_prompt_embeddings: mask prompt embeddings of the same P sets.
+            fine: of the B images, what is added to the upscaled embeddings, of
+                :class:`~medsaga.networks.fine_features.FineFeatures`; none for SAM's own decoder.
 
         Returns:
             Logits, one channel per class.
@@ -65,6 +69,7 @@ class ClassMaskDecoder(MaskDecoder):
         Shape:
             - image_embeddings: (B, 256, h, w); image_pe: (1, 256, h, w)
             - sparse_prompt_embeddings: (P, N, 256); dense_prompt_embeddings: (P, 256, h, w)
+            - fine: (B, 32, 4h, 4w) and (B, 64, 2h, 2w)
             - output: (max(B, P), num_classes, 4h, 4w)
 
         Raises:
@@ -86,14 +91,23 @@ class ClassMaskDecoder(MaskDecoder):
         grid = (image_embeddings + dense_prompt_embeddings).expand(batch, -1, -1, -1)
         predict = partial(self._predict, image_pe)
         if self.checkpointing == "least" and is_recording(self):
-            return image_by_image(predict, grid, tokens)
-        return predict(grid, tokens)
+            return image_by_image(predict, grid, tokens, *(x.expand(batch, -1, -1, -1) for x in fine))
+        return predict(grid, tokens, *fine)
 
-    def _predict(self, image_pe: torch.Tensor, grid: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    def _predict(
+        self, image_pe: torch.Tensor, grid: torch.Tensor, tokens: torch.Tensor, *fine: torch.Tensor
+    ) -> torch.Tensor:
         h, w = grid.shape[-2:]
         tokens, grid = self.transformer(grid, image_pe, tokens)  # grid: (batch, h * w, 256)
-        features = self.output_upscaling(grid.transpose(1, 2).unflatten(2, (h, w)))  # (batch, 32, 4h, 4w)
+        features = self._upscaled(grid.transpose(1, 2).unflatten(2, (h, w)), *fine)  # (batch, 32, 4h, 4w)
         kernels = torch.stack(
             [mlp(tokens[:, 1 + c]) for c, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
         )  # (batch, k, 32); token 0 is the IoU token
         return (kernels @ features.flatten(2)).unflatten(2, features.shape[-2:])
+
+    def _upscaled(self, grid: torch.Tensor, *fine: torch.Tensor) -> torch.Tensor:
+        if not fine:
+            return self.output_upscaling(grid)
+        finest, finer = fine
+        first, norm, activation, second, last_activation = self.output_upscaling
+        return last_activation(second(activation(norm(first(grid) + finer))) + finest)

@@ -14,9 +14,11 @@ from .adapters import add_adapters
 from .channel_projection import ChannelProjection
 from .checkpointing import CHECKPOINTING, is_recording
 from .encoders import build_encoder, embedding_size
+from .fine_features import FineFeatures
 from .lora import add_lora
 from .mask_decoder import ClassMaskDecoder
 from .saved_state import NORMALIZATION
+from .tiny_vit import FINE_CHANNELS
 from .weights import load_weights
 
 __all__ = ["PRECISIONS", "SamSegmenter", "mask_prompt"]
@@ -73,6 +75,8 @@ class SamSegmenter(nn.Module):
             :class:`~medsaga.networks.channel_projection.ChannelProjection`, which is trained with every method, in
             the groups of :func:`~medsaga.optimizers.sam_param_groups` with the decoder. Published weights load
             beside it.
+        fine_features: the decoder gets the encoder's finer features too, see
+            :class:`~medsaga.networks.fine_features.FineFeatures`. ``vit_t`` only: a ViT has one resolution.
 
     Raises:
         ValueError: when the encoder or another choice is unknown, the size does not fit it, there are fewer than two
@@ -107,6 +111,7 @@ class SamSegmenter(nn.Module):
         precision: str = "fp32",
         train_prompts: bool = False,
         in_channels: int = 1,
+        fine_features: bool = False,
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -117,6 +122,8 @@ class SamSegmenter(nn.Module):
             raise ValueError(f"checkpointing={checkpointing!r} is unknown: choose one of {', '.join(CHECKPOINTING)}")
         if precision not in PRECISIONS:
             raise ValueError(f"precision={precision!r} is unknown: choose one of {', '.join(PRECISIONS)}")
+        if fine_features and encoder != "vit_t":
+            raise ValueError(f"fine_features needs encoder='vit_t': {encoder} has features of one resolution only")
         self.encoder = encoder
         self.image_size = image_size
         self.num_classes = num_classes
@@ -136,6 +143,7 @@ class SamSegmenter(nn.Module):
             mask_in_chans=16,
         )
         self.mask_decoder = ClassMaskDecoder(num_classes, checkpointing)
+        self.fine_features = FineFeatures(FINE_CHANNELS) if fine_features else None
         mean, std = NORMALIZATION["unit" if encoder == "vit_t" else "sam"]
         self.register_buffer("pixel_mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(std).view(3, 1, 1))
@@ -210,7 +218,7 @@ class SamSegmenter(nn.Module):
 
         Shape:
             - image: (B, C, S, S), as the network's ``in_channels`` says
-            - output: (B, 256, m / 4, m / 4)
+            - output: (B, 256, m / 4, m / 4), with ``fine_features`` (B, 448, m / 4, m / 4)
 
         Raises:
             ValueError: when the image has another size, number of channels or an integer type.
@@ -227,7 +235,10 @@ class SamSegmenter(nn.Module):
             image = self.channel_projection(image)
         # A grey image gains its three channels here by broadcasting.
         with self._autocast(image.device):
-            return self.image_encoder((image - self.pixel_mean) / self.pixel_std)
+            image = (image - self.pixel_mean) / self.pixel_std
+            if self.fine_features is None:
+                return self.image_encoder(image)
+            return self.fine_features.join(*self.image_encoder.with_fine_features(image))
 
     def decode(
         self,
@@ -250,7 +261,7 @@ class SamSegmenter(nn.Module):
             Class logits.
 
         Shape:
-            - embedding: (B, 256, m / 4, m / 4)
+            - embedding: as of :meth:`encode`
             - points: (P, N, 2) and (P, N); boxes: (P, 4); masks: (P, 1, m, m); P = B, or B = 1
             - output: (P, k, m, m); without prompts (B, k, m, m)
 
@@ -267,7 +278,10 @@ class SamSegmenter(nn.Module):
                 dense = dense + 0 * sum(p.sum() for p in trained)
             image_pe = self.prompt_encoder.get_dense_pe()
         with self._autocast(embedding.device):
-            logits = self.mask_decoder(embedding, image_pe, sparse, dense)
+            fine: list[torch.Tensor] = []
+            if self.fine_features is not None:
+                embedding, *fine = self.fine_features.split(embedding)
+            logits = self.mask_decoder(embedding, image_pe, sparse, dense, fine)
         return logits if self.precision == "fp32" else logits.float()
 
 

@@ -26,9 +26,10 @@ __all__ = ["load_weights", "trained_state"]
 logger = logging.getLogger(__name__)
 
 _NO_LORA = {"lora_rank": None, "lora_projections": "qv", "lora_mlp": False, "lora_decoder": False}
-# parameters that SAM does not have: LoRA's, the adapters' and those of the channels
+# parameters that SAM does not have: LoRA's, the adapters', those of the channels and of the finer features
 _PROJECTION = "channel_projection.weight"
-_ADDED = re.compile(r"\.lora_|_adapter\.|^channel_projection\.")
+_FINE = "fine_features."
+_ADDED = re.compile(r"\.lora_|_adapter\.|^channel_projection\.|^fine_features\.")
 
 
 def load_weights(network: SamSegmenter, weights: str | Path, new_head: bool = False, trained: bool = False) -> None:
@@ -42,7 +43,8 @@ def load_weights(network: SamSegmenter, weights: str | Path, new_head: bool = Fa
     * Image size: the absolute positions are interpolated bicubically and the relative positions of global attention
       blocks linearly (SAMed, arXiv 2304.13785, section 4.1). Tables of windowed blocks do not depend on the size.
     * LoRA and adapters: a network that has them takes weights of SAM's format as its frozen part, and they start fresh.
-      So does the projection of images with other than 1 or 3 channels.
+      So does the projection of images with other than 1 or 3 channels. Fine features start fresh with any weights that
+      have none, and change no logit then.
     * Classes: SAM's four mask tokens are guesses at one object, not classes. With ``new_head``, or when the network has
       another number of classes, the network's own fresh mask tokens, hypernetworks and IoU head stay, as in SAMed.
       (Copies of SAM's start from confident, wrong logits: on 100 hippocampus slices the mean loss of steps 100 to 120
@@ -91,6 +93,8 @@ def load_weights(network: SamSegmenter, weights: str | Path, new_head: bool = Fa
         _fit_positions(state, network)
         if not own:
             state.update({key: fresh for key, fresh in network.state_dict().items() if _ADDED.search(key)})
+        elif not any(key.startswith(_FINE) for key in state):
+            state.update({key: fresh for key, fresh in network.state_dict().items() if key.startswith(_FINE)})
     _check(state, network, source)
     network.load_state_dict(state)
     network.base = base or network.base
@@ -252,6 +256,8 @@ def _check(state: dict[str, torch.Tensor], network: SamSegmenter, source: str | 
         advice = f"it seems to be of encoder {found}, the network has {network.encoder}: set encoder={found!r}"
     elif "pixel_mean" in state and _shape(state, _PROJECTION) != _shape(expected, _PROJECTION):
         advice = _channels_advice(state.get(_PROJECTION), expected.get(_PROJECTION))
+    elif any(key.startswith(_FINE) for key in state) and network.fine_features is None:
+        advice = "it was trained with fine features, the network has none: set network_def#fine_features=true"
     elif (trained := lora_options(state)) != (wanted := lora_options(expected)):
         advice = _lora_advice(trained, wanted, source)
     elif (trained := adapter_options(state)) != (wanted := adapter_options(expected)):
