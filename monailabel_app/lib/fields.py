@@ -132,6 +132,7 @@ class StrategyFields(_Fields):
     model: Text | None = None
     seed: int | Text | None = None
     budget: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] | None = None
+    slices: Annotated[int, Field(ge=1, le=1000)] | None = None
 
 
 class ScoringFields(_Fields):

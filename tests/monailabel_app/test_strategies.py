@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import shutil
@@ -16,8 +17,9 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from medsaga.active_learning import disagreement, image_embedding, mean_entropy, mixed
+from medsaga.active_learning import class_uncertainty, disagreement, image_embedding, mean_entropy, mixed
 from medsaga.networks import SamSegmenter
+from medsaga.transforms import fit_square
 
 from ..integration.bundles import ROOT
 
@@ -506,3 +508,53 @@ def test_a_store_that_fails_for_a_while_does_not_end_the_background(site, monkey
     wait_for(lambda: len(worker.scores["hippocampus"].known(store.list_images(), "embedding")) == 8)
     worker.stop()
     assert "trying again" in caplog.text and sorted(fetched) == sorted(store.list_images())
+
+
+# --- slices of the image that is handed out --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def upside_down(studies):
+    """case_0 with 12 slices whose file goes from top to bottom; bright ones at its end, in file order."""
+    image = np.random.RandomState(1).rand(16, 20, 12)
+    nib.save(nib.Nifti1Image(image.astype(np.float32), np.diag([1.0, 1, -1, 1])), studies / "case_0.nii.gz")
+    return studies
+
+
+def test_without_a_model_slices_are_evenly_spaced(upside_down, site):
+    answer = site.ask("first", slices=3)
+    assert answer["id"] == "case_0" and answer["slices"] == [1, 5, 9]  # 12 - 1 - (2, 6, 10)
+    assert answer["slices_why"] == "evenly spaced"
+    assert "slices" not in site.ask("first")
+
+
+@torch.no_grad()
+def test_a_trained_model_names_the_slices_that_it_is_unsure_of(upside_down, site):
+    site.train()
+    path = str(site.studies / "case_0.nii.gz")
+    image = site.model.prepare(path).as_tensor()
+    network = SamSegmenter("vit_test", SIZE, 3, weights=site.bundle / "models" / "model.pt").eval()
+    scores = class_uncertainty(network(fit_square(image.permute(3, 0, 1, 2).float(), SIZE)))
+    most = {11 - int(i) for i in scores[:, 1:].argmax(dim=0)}  # of each class, by number in the file
+    found = [set(site.ask("first", client_id="ann", slices=n)["slices"]) for n in range(1, 13)]
+    assert all(len(few) == n and few <= set(range(12)) for n, few in enumerate(found, start=1))
+    assert all(few <= more for few, more in itertools.pairwise(found))
+    assert most <= found[7], "there is noise, but not that much"
+    again = site.ask("first", client_id="ann", slices=4)
+    assert set(again["slices"]) == found[3] and again["slices_why"] == "hippocampus is unsure of their classes"
+    assert len(site.ask("first", client_id="ann", slices=1000)["slices"]) == 12
+
+
+def test_slices_across_the_file_have_no_numbers(studies, site):
+    """Sagittal slices, by a file whose third axis goes to the left."""
+    image = np.random.RandomState(1).rand(16, 20, 12).astype(np.float32)
+    to_left = np.array([[0.0, 0, -1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(image, to_left), studies / "case_0.nii.gz")
+    answer = site.ask("first", slices=2)
+    assert answer["slices"] == [] and "third axis" in answer["slices_why"]
+
+
+def test_slices_of_an_unknown_model_are_refused(site):
+    with pytest.raises(HTTPException) as refused:
+        site.ask("first", slices=2, model="liver")
+    assert refused.value.status_code == 404

@@ -21,6 +21,7 @@ from lib.served_model import ServedModel
 from lib.strategies.background import BackgroundScoring
 from lib.strategies.holds import available
 from lib.strategies.image_scores import ImageScores, pool
+from lib.strategies.slice_choice import SliceChoice
 from medsaga.active_learning import k_centre, k_medoids, mixed
 
 __all__ = ["build_strategies", "start_background_scoring"]
@@ -36,7 +37,8 @@ _Choose = Callable[[torch.Tensor, Sequence[int], int], list[int]]
 class _HandOut(Strategy):
     """Unlabelled images only, and none that another annotator has.
 
-    Request parameters: ``client_id``, who asks. He gets the image again that he was handed by this strategy and has not
+    Request parameters: ``slices``, how many slices of a volume to label, which :class:`SliceChoice` then names;
+    ``client_id``, who asks. He gets the image again that he was handed by this strategy and has not
     labelled; it is held for him for an hour. Clients without an id get what nobody has, and after that what was handed
     out the longest ago to one of them.
 
@@ -44,6 +46,8 @@ class _HandOut(Strategy):
         name: by which clients ask for it.
         description: for clients.
     """
+
+    slice_choice: SliceChoice  # set by build_strategies, as all share one
 
     def __init__(self, name: str, description: str) -> None:
         super().__init__(description)
@@ -53,14 +57,15 @@ class _HandOut(Strategy):
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """
         Returns:
-            ``id`` of the image and ``strategy_used``, with ``why`` where that is not the one that was asked;
+            ``id`` of the image and ``strategy_used``, with ``why`` where that is not the one that was asked, and
+            ``slices`` where they were asked for;
             None when every image is labelled, held for others, or cannot be read.
         """
         images = sorted(datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels")))
         while answer := self._next([i for i in images if i not in self._unusable], request, datastore):
             try:
-                datastore.get_image_uri(answer["id"])  # a series of a DICOM store is fetched and read now
-                return answer
+                path = datastore.get_image_uri(answer["id"])  # a series of a DICOM store is fetched and read now
+                return {**answer, **(self.slice_choice(path, request) if request.get("slices") else {})}
             except HTTPException as err:
                 if err.status_code != 422:
                     raise
@@ -257,6 +262,9 @@ def build_strategies(models: Mapping[str, ServedModel], private: Private) -> dic
             "mixed", "Uncertain image that is like many unlabelled ones", background, ["embedding", "entropy"]
         ),
     ]
+    slice_choice = SliceChoice(models)
+    for strategy in strategies:
+        strategy.slice_choice = slice_choice
     return {strategy.name: strategy for strategy in strategies}
 
 
