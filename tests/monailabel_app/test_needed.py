@@ -25,7 +25,9 @@ def test_a_flat_curve_says_that_more_labels_hardly_pay():
 
 
 @pytest.mark.parametrize(
-    "versions", [[], [version(2, None)], [version(2, 0.6), version(4, None)], [version(2, 0.6)]], ids=str
+    "versions",
+    [[], [version(2, None)], [version(2, 0.6), version(4, None)], [version(2, 0.6)]],
+    ids=["none", "no score", "no score at last", "one number"],
 )
 def test_without_a_score_or_a_second_number_nothing_is_said(versions):
     assert what_more_labels_bring(versions) == ""
