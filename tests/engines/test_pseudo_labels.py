@@ -34,7 +34,7 @@ def labelled_alone(data, *_, **__):
 
 def prepare(step=100, rampup=100, labelled=labelled_alone, **options):
     average = SimpleNamespace(network=Bright(), momentum=0.01, iteration=step)
-    return PreparePseudoLabels(labelled, average, rampup, **options)
+    return PreparePseudoLabels(labelled, average, rampup, **{"unlabelled": 1.0, **options})
 
 
 def test_sure_pixels_get_their_class_and_others_255():
@@ -78,6 +78,13 @@ def test_cutmix_takes_a_rectangle_with_its_labels_from_the_next():
         assert torch.equal(new[..., ~inside], old[..., ~inside])
 
 
+@pytest.mark.parametrize(("share", "taken"), [(1.0, 3), (0.5, 2), (0.0, 1)])
+def test_a_share_of_them_is_taken(share, taken):
+    data = batch()
+    image, label, _, _ = prepare(cutmix=0.0, unlabelled=share)(data)
+    assert len(image) == len(label) == 2 + taken and torch.equal(image[2:], data["unlabelled"][:taken])
+
+
 @pytest.mark.parametrize(("step", "least", "most"), [(0, 0, 0.05), (50, 0.2, 0.4), (100, 1, 1), (1000, 1, 1)])
 def test_at_first_few_batches_have_them(step, least, most):
     ready = prepare(step)
@@ -97,7 +104,7 @@ def test_a_batch_with_prompts_has_none():
     assert len(image) == len(label) == 2 and "classes" in options
 
 
-@pytest.mark.parametrize("options", [{"threshold": 1.5}, {"cutmix": -0.1}])
+@pytest.mark.parametrize("options", [{"threshold": 1.5}, {"cutmix": -0.1}, {"unlabelled": 2.0}])
 def test_shares_are_from_0_to_1(options):
     with pytest.raises(ValueError, match="must be from 0 to 1"):
         prepare(**options)

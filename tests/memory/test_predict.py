@@ -37,8 +37,9 @@ def test_other_methods_take_what_was_predicted(overlay, overrides, small):
     assert predict(setup) == pytest.approx(measure(setup).split, rel=0.01)
 
 
-def test_the_network_as_it_is_published_takes_what_was_predicted(small):
-    setup = small(**{"network_def#encoder": "vit_t", "image_size": 32})
+@pytest.mark.parametrize("overlays", [(), ("semi",)], ids=["alone", "with a teacher"])
+def test_the_network_as_it_is_published_takes_what_was_predicted(small, overlays):
+    setup = small("hippocampus", *overlays, **{"network_def#encoder": "vit_t", "image_size": 32})
     assert predict(setup) == pytest.approx(measure(setup).split, rel=0.01)
 
 

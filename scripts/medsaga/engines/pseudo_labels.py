@@ -32,6 +32,7 @@ class PreparePseudoLabels(PrepareBatch):
         rampup: iterations.
         threshold: probability from which the teacher counts as sure.
         cutmix: share of the batches with CutMix.
+        unlabelled: slices without labels for each labelled one, at most 1. Half as many take half as much memory more.
 
     Raises:
         ValueError: a threshold or share that is not from 0 to 1, or no average is kept.
@@ -48,8 +49,9 @@ class PreparePseudoLabels(PrepareBatch):
         rampup: int = 300,
         threshold: float = 0.9,
         cutmix: float = 0.5,
+        unlabelled: float = 0.5,
     ) -> None:
-        for name, share in (("threshold", threshold), ("cutmix", cutmix)):
+        for name, share in (("threshold", threshold), ("cutmix", cutmix), ("unlabelled", unlabelled)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, got {share}.")
         if average.momentum is None:
@@ -61,6 +63,7 @@ class PreparePseudoLabels(PrepareBatch):
         self.rampup = rampup
         self.threshold = threshold
         self.cutmix = cutmix
+        self.unlabelled = unlabelled
 
     def __call__(
         self,
@@ -80,8 +83,9 @@ class PreparePseudoLabels(PrepareBatch):
         image, label, args, options = self.prepare(batchdata, device, non_blocking, **kwargs)
         if options or float(torch.rand(())) > self._share():
             return image, label, args, options
+        count = max(1, round(self.unlabelled * len(batchdata["weak"])))
         strong, weak = (
-            batchdata[key].to(device, non_blocking=non_blocking, **kwargs) for key in ("unlabelled", "weak")
+            batchdata[key][:count].to(device, non_blocking=non_blocking, **kwargs) for key in ("unlabelled", "weak")
         )
         with torch.no_grad():
             logits = self.average.network(weak).float()

@@ -9,7 +9,7 @@ from segment_anything.modeling.common import LayerNorm2d
 from timm.models.tiny_vit import Attention, ConvLayer, ConvNorm, PatchMerging, TinyVitStage
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .checkpointing import image_by_image, is_recording, offloaded, recomputed
 
@@ -155,7 +155,11 @@ class FoldedConvNorm(nn.Sequential):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training or torch.is_grad_enabled():
             return super().forward(x)
-        return fuse_conv_bn_eval(self.conv, self.bn)(x)
+        conv, norm = self.conv, self.bn
+        # not fuse_conv_bn_eval, which copies the convolution first: of a fake tensor that makes one of another kind
+        statistics = norm.running_mean, norm.running_var, norm.eps
+        weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, norm.weight, norm.bias)
+        return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 def _fold_norms(module: nn.Module) -> None:
