@@ -25,12 +25,12 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     """80 % of curves drawn at random, measured with the errors that are stated."""
     rng = np.random.default_rng(0)
     counts, inside = np.array([1, 2, 4]), []
-    for _ in range(300):
+    for _ in range(120):
         asymptote, exponent = rng.uniform(0.7, 1), rng.uniform(0.1, 1.5)
         curve = asymptote, rng.uniform(0, asymptote - 0.3), exponent
         found = forecast(counts, law(counts, *curve) + rng.normal(0, 0.01, 3), 8)
         inside.append(found.low <= law(8, *curve) <= found.high)
-    assert 0.72 <= np.mean(inside) <= 0.88
+    assert 0.68 <= np.mean(inside) <= 0.92
 
 
 def test_fewer_points_and_larger_errors_widen_the_interval():
