@@ -277,9 +277,9 @@ def main(words: Sequence[str] | None = None) -> None:
     text = (
         f"# Which slices to label\n\nMean Dice of {len(parts['validation'])} validation patients, mean ± standard "
         f"deviation over seeds; differences are paired by seed, ± standard error. Up to the first number all label the "
-        f"same slices. {len(datasets[0])} slices of "
-        f"{len(parts['train'])} patients to choose from. The encoder is frozen, the decoder is trained for "
-        f"{parsed.steps} steps.\n\n{table}\n\n![Dice against labelled slices](figures/slice_choice.png)\n\n"
+        f"same slices. {len(datasets[0])} slices of {len(parts['train'])} patients to choose from. The encoder is "
+        f"frozen, the decoder is trained for {parsed.steps} steps. Published weights may have been trained on a public "
+        f"data set.\n\n{table}\n\n![Dice against labelled slices](figures/slice_choice.png)\n\n"
         f"{describe_machine('cpu')}. `python -m medsaga.experiments.slice_choice {command}`\n"
     )
     (parsed.output / "slice_choice.md").write_text(text)
