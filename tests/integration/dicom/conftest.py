@@ -113,7 +113,7 @@ def bundles(work, volumes) -> dict[str, Path]:
     """Folders of a volume's and an X-ray's bundle that have learnt the phantoms."""
     chests = write_chest_phantoms(work / "chests", cases=10, first_seed=10)
     return {
-        "hippocampus": trained_bundle("hippocampus", work / "hippocampus", volumes, epochs=10),
+        "hippocampus": trained_bundle("hippocampus", work / "hippocampus", volumes, epochs=14),
         "chest_xray": trained_bundle("chest_xray", work / "chest_xray", chests, epochs=16),
     }
 
