@@ -71,8 +71,9 @@ def test_the_page_recommends_a_method_and_its_command(page):
 
 def test_test_patients_take_no_part(page):
     splits = [json.loads(path.read_text()) for path in sorted(page.parent.glob("fold?.json"))]
-    used = {name for split in splits for part in split.values() for name in part}
+    used = {name for split in splits for part in ("train", "validation", "test") for name in split[part]}
     record = json.loads((page.parent / "medsaga_fold0" / "output" / "split.json").read_text())
+    assert all(len(split["kept_out"]) == 3 and not used & set(split["kept_out"]) for split in splits)
     assert len(used) == 4 and set(record["train"]) | set(record["test"]) == used
 
 

@@ -1,6 +1,7 @@
 """What the trainings of one folder say together."""
 
 import json
+import math
 
 import pytest
 
@@ -19,7 +20,7 @@ def record(patients=2, slices=10, validation=("v1", "v2")):
     }
 
 
-def add(folder, scores=((0.8, 0.7), (0.9, None)), settings=SETTINGS, **known):
+def add(folder, scores=((0.8, 0.7), (0.9, math.nan)), settings=SETTINGS, **known):
     return add_to_curve(folder, record(**known), settings, scores)
 
 

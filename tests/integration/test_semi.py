@@ -81,6 +81,20 @@ def test_more_images_come_from_a_folder(phantoms, tmp_path):
         unlabelled_pool(datalist[1:3], {**parts, "train": []})
 
 
+def test_patients_that_a_split_keeps_out_are_not_learnt_from(phantoms, tmp_path):
+    """Of no part of the split, as the test patients of the bundle when methods are chosen by other folds."""
+    datalist = decathlon_datalist(phantoms)
+    parts = {"train": datalist[:1], "validation": [], "test": datalist[1:2]}
+    split = {part: [case["patient"] for case in cases] for part, cases in parts.items()}
+    (tmp_path / "plain.json").write_text(json.dumps(split))
+    (tmp_path / "split.json").write_text(json.dumps({**split, "kept_out": [datalist[2]["patient"]]}))
+    every, fewer = (
+        unlabelled_pool(datalist[:4], parts, split=tmp_path / f"{name}.json") for name in ("plain", "split")
+    )
+    assert [case["patient"] for case in every] == [datalist[i]["patient"] for i in (0, 2, 3)]
+    assert [case["patient"] for case in fewer] == [datalist[i]["patient"] for i in (0, 3)]
+
+
 def test_its_memory_is_predicted():
     files = (str(ROOT / "bundles" / "methods" / "semi.json"),)
     small = {"network_def#encoder": "vit_test", "image_size": 64, "device": "$torch.device('cpu')", "batch_size": 2}

@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.utils import TraceKeys, convert_to_tensor
 
 from lib.served_model import COMPUTING, ServedModel
-from medsaga.active_learning import class_stratified, class_uncertainty
+from medsaga.active_learning import class_stratified, class_uncertainty, evenly_spaced
 from medsaga.transforms import OrientSlicesd, fit_square
 
 __all__ = ["SliceChoice"]
@@ -60,10 +60,10 @@ class SliceChoice:
             why = "the model's slices do not lie along the third axis of the file: label all of it"
             return {"slices": [], "slices_why": why}
         count, wanted = image.shape[-1], int(request["slices"])
-        looked_at = _even(count, min(count, _LOOKED_AT))
+        looked_at = evenly_spaced(count, _LOOKED_AT)
         if not model.trained:
             return {
-                "slices": sorted(number(i) for i in _even(count, min(count, wanted))),
+                "slices": sorted(number(i) for i in evenly_spaced(count, wanted)),
                 "slices_why": "evenly spaced",
             }
         scores = torch.cat(list(self._scores(model, convert_to_tensor(image, track_meta=False), looked_at)))
@@ -83,11 +83,6 @@ class SliceChoice:
             # what the lock is held for must be short
             with COMPUTING, torch.no_grad():
                 yield class_uncertainty(network(fit_square(slices, network.image_size).to(device))).cpu()
-
-
-def _even(count: int, wanted: int) -> list[int]:
-    """The middles of equal parts."""
-    return [int((i + 0.5) * count / wanted) for i in range(wanted)]
 
 
 def _numbers(image: MetaTensor) -> Any:

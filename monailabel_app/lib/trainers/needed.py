@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lib.versions import Version
-from medsaga.metrics import forecast
+from medsaga.metrics import SEED_ERROR, forecast
 
 __all__ = ["what_more_labels_bring"]
 
 _ERROR = 0.05  # of a Dice that was measured on one label
-_LEAST_ERROR = 0.01  # what another seed changes
-_PAYS = 0.01  # Dice that twice the labels should bring
 
 
 def what_more_labels_bring(versions: Sequence[Version]) -> str:
@@ -30,10 +28,10 @@ def what_more_labels_bring(versions: Sequence[Version]) -> str:
     counts = [len(version.trained_on) for version in scored]
     says = []
     if len(set(counts)) > 1:
-        errors = [max(_LEAST_ERROR, version.score_error or _ERROR) for version in scored]
+        errors = [max(SEED_ERROR, version.score_error or _ERROR) for version in scored]
         twice = forecast(counts, [version.score for version in scored], 2 * counts[-1], errors)
         says.append(f"with {twice.count} labels a Dice of {twice} is expected")
-        if twice.expected - last.score < _PAYS:
+        if not twice.pays(last.score):
             says[-1] += ", so more of them hardly pay"
     if len(last.class_scores) > 1:
         name = min(last.class_scores, key=last.class_scores.__getitem__)

@@ -2,29 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
-__all__ = ["class_stratified", "class_uncertainty", "power_choice"]
-
-
-@torch.no_grad()
-def class_uncertainty(logits: torch.Tensor) -> torch.Tensor:
-    """How unsure a network is of each class in each slice.
-
-    Of class c: the sum over pixels of the entropy of their classes, each pixel counting by its probability of being c.
-    So a class that is small in a slice, or that the network does not find there but thinks of, has a score of its own.
-
-    Args:
-        logits: (b, k, m, m).
-
-    Returns:
-        (b, k), in pixels of the logits, the background first.
-    """
-    probabilities = logits.float().softmax(dim=1)
-    entropy = torch.special.entr(probabilities).sum(dim=1, keepdim=True) / math.log(probabilities.shape[1])
-    return (entropy * probabilities).sum(dim=(2, 3))
+__all__ = ["class_stratified", "power_choice"]
 
 
 def power_choice(scores: torch.Tensor, n: int, beta: float, generator: torch.Generator) -> list[int]:
@@ -55,7 +35,7 @@ def class_stratified(scores: torch.Tensor, n: int, beta: float, generator: torch
     """Choose for each class in turn a slice of which the network is unsure about that class.
 
     Args:
-        scores: (N, k) as of :func:`class_uncertainty`.
+        scores: (N, k) as of :func:`~medsaga.active_learning.class_uncertainty`.
         n: number of slices; fewer where there are fewer.
         beta: see :func:`power_choice`. Small in the first rounds, when uncertainties mean little, larger later.
         generator: of the noise.

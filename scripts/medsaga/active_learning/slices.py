@@ -10,10 +10,16 @@ from monai.utils import convert_to_tensor
 
 from medsaga.transforms import fit_square
 
-__all__ = ["MAX_SLICES", "image_area", "slice_batches"]
+__all__ = ["MAX_SLICES", "evenly_spaced", "image_area", "slice_batches"]
 
 # Neighbouring slices say nearly the same. So many, evenly spaced, bound the time that a scan takes.
 MAX_SLICES = 16
+
+
+def evenly_spaced(count: int, wanted: int) -> list[int]:
+    """Positions of ``wanted`` of ``count`` slices, the middles of equal parts; all where there are no more."""
+    wanted = min(count, wanted)
+    return [int((i + 0.5) * count / wanted) for i in range(wanted)]
 
 
 def slice_batches(
@@ -41,10 +47,8 @@ def slice_batches(
         raise ValueError(f"image has shape {tuple(image.shape)}: it must be (C, H, W) or (C, H, W, D)")
     slices = convert_to_tensor(image, track_meta=False)
     slices = slices.permute(3, 0, 1, 2) if image.ndim == 4 else slices[None]
-    count = min(len(slices), max_slices)
-    # the middles of equal parts
-    chosen = [int((i + 0.5) * len(slices) / count) for i in range(count)]
-    for start in range(0, count, batch_size):
+    chosen = evenly_spaced(len(slices), max_slices)
+    for start in range(0, len(chosen), batch_size):
         yield fit_square(slices[chosen[start : start + batch_size]].float(), image_size)
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from .slices import MAX_SLICES, image_area, slice_batches
 
-__all__ = ["disagreement", "mean_entropy", "unsure_pixels"]
+__all__ = ["class_uncertainty", "disagreement", "mean_entropy", "unsure_pixels"]
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 
@@ -25,14 +25,30 @@ def _entropy(probabilities: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
+def class_uncertainty(logits: torch.Tensor) -> torch.Tensor:
+    """How unsure a network is of each class in each slice.
+
+    Of class c: the sum over pixels of the entropy of their classes, each pixel counting by its probability of being c.
+    So a class that is small in a slice, or that the network does not find there but thinks of, has a score of its own.
+
+    Args:
+        logits: (b, k, m, m).
+
+    Returns:
+        (b, k), in pixels of the logits, the background first.
+    """
+    probabilities = logits.float().softmax(dim=1)
+    return (_entropy(probabilities)[:, None] * probabilities).sum(dim=(2, 3))
+
+
+@torch.no_grad()
 def unsure_pixels(logits: torch.Tensor) -> torch.Tensor:
     """How much of each slice the network is unsure of, (b, k, m, m) → (b,).
 
     The sum of what :func:`mean_entropy` takes the mean of: in pixels of the logits, each counting by its entropy and
-    by its probability of being foreground.
+    by its probability of being foreground, as in :func:`class_uncertainty` by that of one class.
     """
-    probabilities = logits.float().softmax(dim=1)
-    return (_entropy(probabilities) * (1 - probabilities[:, 0])).sum(dim=(1, 2))
+    return class_uncertainty(logits)[:, 1:].sum(dim=1)
 
 
 @torch.no_grad()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import Compose
 
 from .cached_case import CachedCase
 from .slice_dataset import SliceDataset
@@ -42,19 +40,13 @@ class SliceChunks(SliceDataset):
     chunk ends with the last slice and may overlap the one before. All slices of a chunk are augmented alike.
 
     Args:
-        data: as in :class:`~medsaga.data.SliceDataset`, volumes only.
-        preprocessing: as there.
-        num_classes: as there.
-        cache_dir: as there.
+        data: cases, volumes only.
+        *args: as of :class:`~medsaga.data.SliceDataset`.
         depth: number D of slices in a chunk.
-        transform: of one slice {"image": (C, H, W), "label": (1, H, W)}, as there. It gets the slices of a chunk as
-            channels, so it must treat all channels alike.
         num_slices: N of few-shot training, of which N // D chunks are drawn; None takes all.
-        min_classes: only chunks with a slice that shows at least as many classes besides background.
-        seed: as there.
-        num_workers: as there.
         class_names: as there.
-        plane: as there.
+        **options: as there; ``transform`` gets the slices of a chunk as channels, so it must treat all channels alike;
+            ``min_classes`` is of a chunk's slice that shows the most.
 
     Raises:
         ValueError: as there; when a case has fewer slices than a chunk.
@@ -63,21 +55,13 @@ class SliceChunks(SliceDataset):
     def __init__(
         self,
         data: Sequence[dict],
-        preprocessing: Compose,
-        num_classes: int,
-        cache_dir: str | Path,
+        *args: Any,
         depth: int,
-        transform: Compose | None = None,
         num_slices: int | None = None,
-        min_classes: int = 0,
-        seed: int = 0,
-        num_workers: int = 0,
         class_names: Sequence[str] | None = None,
-        plane: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            data, preprocessing, num_classes, cache_dir, transform, None, min_classes, seed, num_workers, plane=plane
-        )
+        super().__init__(data, *args, **options)
         self.depth = depth
         lengths = [len(cached.classes) for cached in self.cases]
         for cached, length in zip(self.cases, lengths):
@@ -95,7 +79,7 @@ class SliceChunks(SliceDataset):
                     f"{len(chunks)}: all of them are taken."
                 )
                 logger.warning(self.shortages[-1])
-            order = np.random.RandomState(seed).permutation(len(chunks))
+            order = np.random.RandomState(self.seed).permutation(len(chunks))
             chunks = [chunks[i] for i in order[:wanted]]
         self.slices = np.array(chunks, np.int32)  # (case, first slice)
         self.cases = [_Chunks(cached, depth) for cached in self.cases]

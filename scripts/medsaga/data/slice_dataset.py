@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,12 +137,19 @@ class SliceDataset(Dataset):
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, torch.Tensor]:
         epoch, index = item if isinstance(item, tuple) else (0, item)
         case, position = self.slices[index].tolist()
-        data = self.cases[case].read(position)
-        if self.transform is not None:
-            state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0]
-            self.transform.set_random_state(seed=int(state) % MAX_SEED)
-            data = self.transform(data)
+        data = self._augmented(self.cases[case].read(position), self._random_numbers(epoch, index, 1)[0])
         return {key: value for key, value in data.items() if key != "plane"}
+
+    def _random_numbers(self, epoch: int, index: int, count: int) -> list[int]:
+        """Of an item: the same ones whatever else is drawn; the first seeds its augmentation."""
+        return np.random.SeedSequence([self.seed, epoch, index]).generate_state(count).tolist()
+
+    def _augmented(self, data: dict[str, Any], seed: int) -> Any:
+        """What ``transform`` makes of the data."""
+        if self.transform is None:
+            return data
+        self.transform.set_random_state(seed=seed % MAX_SEED)
+        return self.transform(data)
 
 
 def _usable(cached: CachedCase, min_classes: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from medsaga.records import learnt_patients, read_record
 
 from .case import case_name, patient_of
 
-__all__ = ["evaluation_parts", "split_by_patient", "training_parts"]
+__all__ = ["evaluation_parts", "kept_out", "split_by_patient", "training_parts"]
 
 logger = logging.getLogger(__name__)
 
@@ -194,6 +194,18 @@ def _read_split(path: str | Path) -> dict[str, list[str]]:
             if common := set(names[part]) & set(names[other]):
                 raise ValueError(f"{file}: {len(common)} patients are in both '{part}' and '{other}'; leave one.")
     return names
+
+
+def kept_out(split: str | Path | None) -> set[str]:
+    """Patients that a file of a split names as ``kept_out``: of no part, and not to learn from in any other way either.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`training_parts`.
+    """
+    if split is None:
+        return set()
+    _read_split(split)
+    return {str(name) for name in json.loads(Path(split).expanduser().read_text()).get("kept_out", [])}
 
 
 def _named(datalist: Sequence[dict], names: dict[str, list[str]], source: str) -> Parts:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from .case import patient_of
 from .datalists import Datalist
 from .slice_dataset import SliceDataset
+from .splits import kept_out
 from .unlabelled import unlabelled_datalist
 
 __all__ = ["WithUnlabelled", "unlabelled_pool"]
@@ -23,20 +24,22 @@ def unlabelled_pool(
     parts: dict[str, list[dict]],
     images_dir: str | Path | None = None,
     sequences: Sequence[str] | None = None,
+    split: str | Path | None = None,
 ) -> Datalist:
-    """Images to learn from without their labels: none of a patient that is validated or tested with.
+    """Images to learn from without their labels: none of a patient that is validated or tested with, or kept out.
 
     Args:
         datalist: of the bundle; its patients that are in no part, and those of the training, are taken.
         parts: the cases of training, validation and test.
         images_dir: a folder with more images; None for none.
         sequences: as of :func:`~medsaga.data.images_datalist`.
+        split: file of the parts, if there is one, which may name patients as ``kept_out``.
 
     Raises:
         FileNotFoundError: no such folder, or no image in it.
         ValueError: there is no image.
     """
-    kept = {patient_of(case) for part in ("validation", "test") for case in parts[part]}
+    kept = {patient_of(case) for part in ("validation", "test") for case in parts[part]} | kept_out(split)
     cases = [case for case in datalist if patient_of(case) not in kept]
     if images_dir is not None:
         cases += [case for case in unlabelled_datalist(images_dir, sequences) if patient_of(case) not in kept]

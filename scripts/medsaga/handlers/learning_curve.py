@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,12 @@ __all__ = ["add_to_curve"]
 
 _FILE = "learning_curve.json"
 _COUNTS = ("seed", "train_patients", "num_slices", "max_epochs")  # settings in which points of one curve may differ
-_PAYS = 0.01  # Dice that twice the labels should bring
 
 Point = dict[str, Any]
 
 
 def add_to_curve(
-    folder: Path, record: Mapping[str, Any], settings: Mapping[str, Any], scores: Sequence[Sequence[float | None]]
+    folder: Path, record: Mapping[str, Any], settings: Mapping[str, Any], scores: Sequence[Sequence[float]]
 ) -> list[str]:
     """Add a training to the learning curve of its folder, draw the curve, and say what it says.
 
@@ -36,12 +34,12 @@ def add_to_curve(
         record: of the training, see :func:`~medsaga.data.training_record`.
         settings: of the run.
         scores: Dice of the served weights on the validation cases, a row a case, a value a class without background;
-            None where a label does not show the class.
+            NaN where a label does not show the class.
 
     Returns:
         Sentences without names of patients.
     """
-    values = np.array([[math.nan if dice is None else dice for dice in row] for row in scores])
+    values = np.array(scores)
     names = record["class_names"][1:]
     means = [float(np.nanmean(column)) if not np.isnan(column).all() else None for column in values.T]
     point: Point = {
@@ -91,8 +89,8 @@ def _sentences(folder: Path, points: list[Point], cases: int) -> list[str]:
         twice = forecast(counts, scores, 2 * last[unit])
         _draw(folder / "learning_curve.png", counts, scores, unit)
         lines.append(f"Expected with {twice.count}: {twice}, for patients like these.")
-        if twice.expected - last["dice"] < _PAYS:
-            lines.append(f"Twice the labels are expected to bring less than {_PAYS}: more of them hardly pay.")
+        if not twice.pays(last["dice"]):
+            lines.append("Twice the labels are expected to bring less than 0.01: more of them hardly pay.")
     known = {name: dice for name, dice in last["classes"].items() if dice is not None}
     if len(known) > 1:
         name = min(known, key=known.__getitem__)

@@ -170,7 +170,7 @@ class TrainingState:
         if better:
             self.selection.update(best_metric=metric, best_epoch=epoch)
             if (details := validation.metric_details.get(name)) is not None:
-                self.selection["best_scores"] = [[_number(dice) for dice in case] for case in details.tolist()]
+                self.selection["best_scores"] = details.tolist()
         return better
 
     def _state(self, engine: Engine) -> dict[str, Any]:
@@ -243,10 +243,6 @@ class TrainingState:
                     self.logger.info(line)
         else:
             self.logger.info(f"{self.model_path}: weights of the last epoch, {engine.state.epoch}; no validation.")
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def _is_true(name: str, value: bool | str) -> bool:

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Forecast", "forecast"]
+__all__ = ["SEED_ERROR", "Forecast", "forecast"]
 
 _ASYMPTOTES = np.linspace(0, 1, 101)
 _EXPONENTS = np.linspace(0.1, 1.5, 29)
 _STARTS = np.linspace(-3, 3, 31)  # score at the smallest count, in errors from what was measured
 _QUANTILES = (0.1, 0.5, 0.9)
+_WORTH = 0.01  # Dice that more labels should bring
+
+SEED_ERROR = 0.01  # of a Dice where the same cases are scored: what another seed changes
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,16 @@ class Forecast:
     expected: float
     high: float
 
+    def pays(self, score: float) -> bool:
+        """Whether so many labels are expected to bring a gain of 0.01 or more over a score."""
+        return self.expected - score >= _WORTH
+
     def __str__(self) -> str:
         return f"{self.expected:.3f} (80 % interval {self.low:.3f} to {self.high:.3f})"
 
 
 def forecast(
-    counts: Sequence[int], scores: Sequence[float], at: int, errors: float | Sequence[float] = 0.01
+    counts: Sequence[int], scores: Sequence[float], at: int, errors: float | Sequence[float] = SEED_ERROR
 ) -> Forecast:
     """Continue a learning curve by a power law, ``score(n) = a - b n^(-c)`` with ``a <= 1``, ``b >= 0``.
 
@@ -48,7 +55,7 @@ def forecast(
         counts: labels that were learnt from, slices or patients.
         scores: Dice of each.
         at: count to forecast for.
-        errors: standard error of the scores; 0.01 is what another seed changes where the same cases are scored.
+        errors: standard error of the scores.
 
     Raises:
         ValueError: fewer than two different counts, counts below 1, or errors that are not above 0.

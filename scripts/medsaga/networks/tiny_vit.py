@@ -15,7 +15,6 @@ from .checkpointing import image_by_image, is_recording, offloaded, recomputed
 
 __all__ = ["FINE_CHANNELS", "FoldedConvNorm", "TinyViTEncoder", "from_lite_medsam"]
 
-
 FINE_CHANNELS = (64, 128)  # of the first two stages
 
 
@@ -71,31 +70,38 @@ class TinyViTEncoder(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.with_fine_features(x)[0]
+        return self._embed(x, 0)[0]
 
-    def with_fine_features(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    def with_fine_features(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The embedding, and what the first two stages found.
 
         Shape:
             - x: (B, 3, S, S)
             - output: (B, 256, S / 4, S / 4); (B, 64, S, S) and (B, 128, S / 2, S / 2), see ``FINE_CHANNELS``
         """
+        return self._embed(x, len(FINE_CHANNELS))
+
+    def _embed(self, x: torch.Tensor, kept: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The embedding, and what the first ``kept`` stages found; the others' results are let go."""
         if x.device.type == "cpu" and not torch.is_grad_enabled():
             # Then convolutions take half the time, and the blocks' channels are last already.
             x = x.contiguous(memory_format=torch.channels_last)
+        found: list[torch.Tensor] = []
         with offloaded(self.offload, x.device):
             x = self._run(self.patch_embed, x)  # (B, 64, S, S)
-            for block in self.stages[0].blocks:
-                x = self._run(block, x)
-            fine = [x]
-            for stage in self.stages[1:]:
-                # In another layout PyTorch 2.14's BatchNorm on a CPU gives wrong gradients for a single image.
-                x = self._run(stage.downsample, x).permute(0, 2, 3, 1).contiguous()
-                for block in stage.blocks:
-                    x = self._run(block, x)
-                x = x.permute(0, 3, 1, 2)
-                fine.append(x)
-            return self._run(self.neck, x), (fine[0], fine[1])  # the neck's input is (B, 320, S/4, S/4)
+            for number, stage in enumerate(self.stages):
+                if number == 0:
+                    for block in stage.blocks:
+                        x = self._run(block, x)
+                else:
+                    # In another layout PyTorch 2.14's BatchNorm on a CPU gives wrong gradients for a single image.
+                    x = self._run(stage.downsample, x).permute(0, 2, 3, 1).contiguous()
+                    for block in stage.blocks:
+                        x = self._run(block, x)
+                    x = x.permute(0, 3, 1, 2)
+                if number < kept:
+                    found.append(x)
+            return self._run(self.neck, x), found  # the neck's input is (B, 320, S/4, S/4)
 
     def _run(self, piece: nn.Module, x: torch.Tensor) -> torch.Tensor:
         if self.checkpointing == "off" or not is_recording(self):

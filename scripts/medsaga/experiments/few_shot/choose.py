@@ -72,7 +72,8 @@ def choose(
     with tqdm(total=len(splits) * len(names), desc=f"methods for {folder.name}", unit="run") as progress:
         for number, split in enumerate(splits):
             path = work / f"fold{number}.json"
-            write_json(path, split)
+            # a method that learns from images without labels must not take those of test patients
+            write_json(path, {**split, "kept_out": sorted({patient_of(case) for case in parts["test"]})})
             for name in names:
                 progress.set_postfix_str(f"{name}, fold {number + 1}")
                 own = work / f"{name.replace(' ', '_').lower()}_fold{number}"
