@@ -60,7 +60,7 @@ def test_chunks_with_foreground(volumes):
 def test_what_chunks_show_is_said_of_all_their_slices(volumes, caplog):
     data, cache = volumes
     chunks = SliceChunks(
-        data, PREPROCESSING, 3, cache, 4, num_slices=100, min_classes=1, class_names=["none", "a", "b"]
+        data, PREPROCESSING, 3, cache, depth=4, num_slices=100, min_classes=1, class_names=["none", "a", "b"]
     )
     assert chunks.shown_slices() == [[6, 7, 8, 9], [0, 1, 2, 3]]
     assert chunks.unseen_classes() == [2] and chunks.empty_labels() == [] and chunks.labelled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,7 +68,8 @@ class SliceChoice:
                 "slices_why": "evenly spaced",
             }
         scores = torch.cat(list(self._scores(model, convert_to_tensor(image, track_meta=False), looked_at)))
-        seed = int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big")
+        # by name: wherever the images lie, the same ones are asked for
+        seed = int.from_bytes(hashlib.sha256(Path(path).name.encode()).digest()[:4], "big")
         chosen = class_stratified(scores, wanted, _BETA, torch.Generator().manual_seed(seed))
         return {
             "slices": sorted(number(looked_at[i]) for i in chosen),
