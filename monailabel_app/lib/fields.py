@@ -133,6 +133,7 @@ class StrategyFields(_Fields):
     seed: int | Text | None = None
     budget: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] | None = None
     slices: Annotated[int, Field(ge=1, le=1000)] | None = None
+    image: Text | None = None
 
 
 class ScoringFields(_Fields):

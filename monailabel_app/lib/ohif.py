@@ -1,4 +1,4 @@
-"""OHIF as MONAI Label ships it, at the path that a reverse proxy gives it, with boxes, undo and a button to submit."""
+"""OHIF as MONAI Label ships it, at the path that a reverse proxy gives it, with what its panel lacks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from monailabel.utils.others.generic import get_mime_type
 __all__ = ["serve_ohif"]
 
 _FOLDER = Path(ohif.__file__).parent / "static" / "ohif"
-_ADDED = [Path(__file__).with_name(f"ohif_{part}.js") for part in ("server", "drawing", "prompts", "submit", "panel")]
+_PARTS = ("server", "drawing", "prompts", "slices", "submit", "panel")
+_ADDED = [Path(__file__).with_name(f"ohif_{part}.js") for part in _PARTS]
 _CONFIG = "app-config.js"  # the one script of OHIF's page that is meant to be a site's own
 _PAGE = "index.html"
 _PLAIN = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)

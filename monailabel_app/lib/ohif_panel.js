@@ -27,14 +27,6 @@ function alignViews() {
   }
 }
 
-function lookAt(slice) {
-  const { dimensions, imageData } = labelVolume();
-  const middle = imageData.indexToWorld([dimensions[0] / 2, dimensions[1] / 2, slice]);
-  for (const { viewport } of window.cornerstone.getEnabledElements())
-    if (axisAlong(viewport.getCamera().viewPlaneNormal) === 2) viewport.jumpToWorld(middle);
-  say('The model is least sure on the slice that is shown', 'info');
-}
-
 function completed({ detail: { annotation } }) {
   const tool = TOOLS[annotation.metadata.toolName];
   if (!tool) return;
@@ -60,6 +52,8 @@ function changeTab(input) {
   [organ, prompts, steps] = [undefined, [], []];
   takenBack = false;
   finished.clear();
+  corrected.clear();
+  forgetSlices();
   tab.onChangeLabel = name => {
     if (!name) return; // the tab is left
     if (name !== 'background') organ = name;
@@ -110,7 +104,10 @@ function changePanel(input) {
         say(`Left as they are: ${names}. To draw over them, set replace in the options`, 'info');
       }
       const slice = answer.headers['medsaga-least-sure-slice']; // counted from 0 along the image's third axis
-      if (slice) lookAt(Number(slice));
+      if (slice) {
+        lookAt(Number(slice));
+        say('The model is least sure on the slice that is shown', 'info');
+      }
     });
   panel.forceUpdate();
 }
@@ -138,7 +135,9 @@ function addPrompts(panel) {
 function addToPanel() {
   const panel = document.querySelector('.monaiLabelPanel');
   if (!panel?.querySelector('.tabs') || document.getElementById('medsagaSubmit')) return;
-  panel.querySelector('.settingsTable').after(addButton('medsagaSubmit', 'Submit Label', 'Save what is drawn', submit));
+  const button = addButton('medsagaSubmit', 'Submit Label', 'Save what is drawn', submit);
+  panel.querySelector('.settingsTable').after(button);
+  addSlices(button);
   addPrompts(panel);
 }
 

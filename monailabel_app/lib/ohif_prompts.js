@@ -112,7 +112,10 @@ function undo() {
 
 // The masks stay, and are finished.
 function finish(which = () => true) {
-  steps.filter(which).forEach(step => finished.add(step.organ));
+  steps.filter(which).forEach(({ organ, prompt }) => {
+    finished.add(organ);
+    if (prompt?.axis === 2) corrected.add(prompt.slice);
+  });
   steps = steps.filter(step => !which(step));
   prompts.filter(which).forEach(remove);
   show();

@@ -97,7 +97,7 @@ INNER: dict[str, dict[str, Any]] = {
     | {"label_tag": "original", "logging": "INFO", "result_extension": ".nii.gz", "output": "json", "timeout": 10},
     "/scoring": {**_TASK, "y": "final", "y_pred": "original", "method": "dice", "dice": {"y": "final"}},
     "/activelearning": {**_TASK, "label_tag": "final", "labels": ["anterior"], "seed": 1, "budget": 1, "strategy": "x"}
-    | {"max_samples": 1, "num_samples": 1, "image": "phantom_000", "reset_state": True},
+    | {"max_samples": 1, "num_samples": 1, "image": "phantom_000", "slices": 2, "reset_state": True},
     "/datastore": {"client_id": "ann", "user": "ann", "ts": 1, "name": "a", "model": "hippocampus", "version": "v"}
     | {"label_info": [{"name": "anterior", "idx": 1, "segmentIndex": 1, "value": 1, "color": [1, 2, 3]}]}
     | {"params": {"label_names": {"anterior": 1}}, "label_names": {"anterior": 1}, "models": ["hippocampus"]}

@@ -103,7 +103,7 @@ def test_expressions_in_every_field_are_refused_or_mean_nothing(server, text):
     answers += [server.infer("hippocampus_prompt", "phantom_000", foreground=[[9, 9, 5]], label=text)]
     answers += [server.infer("hippocampus", "phantom_000", label_info=[{"name": text, text: text}])]
     answers += [server.infer("hippocampus", text), server.infer("hippocampus", "", text)]
-    for name in ("client_id", "label_tag", "labels", "model", "seed", text):
+    for name in ("client_id", "label_tag", "labels", "model", "seed", "image", text):
         answers.append(server.request("POST", "/activelearning/first", json={name: text}))
     for name in ("y", "y_pred", "client_id", text):
         answers.append(server.request("POST", "/scoring/dice", json={name: text}, params={"run_sync": True}))

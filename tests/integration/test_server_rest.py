@@ -175,6 +175,15 @@ def test_what_is_unknown_is_not_found(server, method, path):
     assert answer.status_code == 404 and "none" in answer.json()["detail"]
 
 
+def test_slices_are_named_of_images_that_are_there(server):
+    def ask(image):
+        return server.request("POST", "/activelearning/first", json={"image": image, "slices": 2})
+
+    answer = ask("phantom_001").json()
+    assert answer["id"] == "phantom_001" and len(answer["slices"]) == 2
+    assert ask("none").status_code == 404 and ask("../studies/phantom_001").status_code == 400
+
+
 def _oblique(image: nib.Nifti1Image) -> nib.Nifti1Image:
     angle = np.deg2rad(20)
     turn = np.eye(4)

@@ -528,6 +528,12 @@ def test_without_a_model_slices_are_evenly_spaced(upside_down, site):
     assert "slices" not in site.ask("first")
 
 
+def test_slices_of_an_image_that_the_client_has(upside_down, site):
+    site.ask("first", client_id="ann")
+    answer = site.ask("random", client_id="bob", slices=3, image="case_0")
+    assert answer["id"] == "case_0" and answer["slices"] == [1, 5, 9], "whoever has it"
+
+
 @torch.no_grad()
 def test_a_trained_model_names_the_slices_that_it_is_unsure_of(upside_down, site, monkeypatch):
     """Without the noise, which is more than what tells the slices of a fresh network apart."""

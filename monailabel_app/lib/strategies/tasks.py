@@ -38,9 +38,9 @@ class _HandOut(Strategy):
     """Unlabelled images only, and none that another annotator has.
 
     Request parameters: ``slices``, how many slices of a volume to label, which :class:`SliceChoice` then names;
-    ``client_id``, who asks. He gets the image again that he was handed by this strategy and has not
-    labelled; it is held for him for an hour. Clients without an id get what nobody has, and after that what was handed
-    out the longest ago to one of them.
+    ``image``, one that the client has already, so that none is chosen; ``client_id``, who asks. He gets the image again
+    that he was handed by this strategy and has not labelled; it is held for him for an hour. Clients without an id get
+    what nobody has, and after that what was handed out the longest ago to one of them.
 
     Args:
         name: by which clients ask for it.
@@ -60,18 +60,27 @@ class _HandOut(Strategy):
             ``id`` of the image and ``strategy_used``, with ``why`` where that is not the one that was asked, and
             ``slices`` where they were asked for;
             None when every image is labelled, held for others, or cannot be read.
+
+        Raises:
+            HTTPException: 404 when there is no ``image`` of this id, 422 when it cannot be read.
         """
+        if image := request.get("image"):
+            return {"id": image, "strategy_used": self.name, **self._asked(datastore.get_image_uri(image), request)}
         images = sorted(datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels")))
         while answer := self._next([i for i in images if i not in self._unusable], request, datastore):
             try:
                 path = datastore.get_image_uri(answer["id"])  # a series of a DICOM store is fetched and read now
-                return {**answer, **(self.slice_choice(path, request) if request.get("slices") else {})}
+                return {**answer, **self._asked(path, request)}
             except HTTPException as err:
                 if err.status_code != 422:
                     raise
                 logger.warning("%s is not handed out. %s", answer["id"], err.detail)
                 self._unusable.add(answer["id"])
         return None
+
+    def _asked(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
+        """The slices of an image to label, where some are asked for."""
+        return self.slice_choice(path, request) if request.get("slices") else {}
 
     def _next(self, images: list[str], request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         now = available(images, datastore, self.name, request.get("client_id"))

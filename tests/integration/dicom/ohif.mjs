@@ -97,6 +97,13 @@ const labelVolume = () => page.evaluate(() => {
   };
 });
 
+// The slice of the first view, by its number along the volume's third axis.
+const shownSlice = () => page.evaluate(() => {
+  const { viewport } = window.cornerstone.getEnabledElements()[0];
+  const { imageData } = window.services.segmentationService.getLabelmapVolume('1');
+  return imageData.worldToIndex(viewport.getCamera().focalPoint)[2];
+});
+
 // Pixels of the viewports that are not grey: drawn segments. The image itself is grey.
 const coloured = () => page.evaluate(() => window.cornerstone.getEnabledElements().map(({ viewport }) => {
   const canvas = viewport.getCanvas();
@@ -262,11 +269,29 @@ const parts = {
     await run('infer2', 'Auto-Segmentation');
     await until(() => /least sure on the slice that is shown/.test(document.body.innerText));
     await note('automatic_again');
-    seen.shown = await page.evaluate(() => {
-      const { viewport } = window.cornerstone.getEnabledElements()[0];
-      const { imageData } = window.services.segmentationService.getLabelmapVolume('1');
-      return imageData.worldToIndex(viewport.getCamera().focalPoint)[2];
+    seen.shown = await shownSlice();
+  },
+
+  // the server names two slices of the volume; the view goes to one after the other
+  async slices() {
+    await page.evaluate(() => {
+      const input = document.getElementById('medsagaSlices');
+      input.value = 2;
+      input.dispatchEvent(new Event('change'));
     });
+    await answered('slices', 'POST', '/activelearning/first', () => press('NextSlice'));
+    await until(() => /Slice 1 of 2 to label/.test(document.body.innerText));
+    await shoot('slices');
+    seen.slices = [await shownSlice()];
+    await press('NextSlice');
+    await until(() => /Slice 2 of 2 to label/.test(document.body.innerText));
+    seen.slices.push(await shownSlice());
+  },
+
+  async submittedSlices() {
+    await answered('submitSlices', 'PUT', '/datastore/label', () => press('Submit'));
+    await until(() => /Label of \d slices submitted/.test(document.body.innerText));
+    await note('submitted');
   },
 
   async submitted() {

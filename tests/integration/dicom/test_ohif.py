@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
 from scipy.ndimage import distance_transform_edt
 
 from ..bundles import ROOT
@@ -91,7 +92,8 @@ def test_an_annotator_segments_corrects_submits_and_trains(browser, server, case
 
 def test_prompts_are_for_the_slice_of_the_view_in_which_they_are_set(browser, server, cases, tmp_path):
     case = cases["ct"]  # whose slices run the other way
-    seen = annotate(["studies", "connected", "box", "sagittal"], case, SERVER, browser, tmp_path)
+    parts = ["studies", "connected", "slices", "box", "sagittal", "submittedSlices"]
+    seen = annotate(parts, case, SERVER, browser, tmp_path)
     marks = marked(case, value=2)
     boxed, prompted = (in_series(seen[name]["volume"], case) == 2 for name in ("boxed", "sagittal"))
     voxels = np.argwhere(boxed)
@@ -101,6 +103,17 @@ def test_prompts_are_for_the_slice_of_the_view_in_which_they_are_set(browser, se
     i = marks["middle"][0]
     assert prompted[i].any(axis=0).sum() > 1, "a slice across the columns"
     np.testing.assert_array_equal(np.delete(prompted, i, axis=0), np.delete(boxed, i, axis=0))
+    # the view went to the slices that the server named; they and the prompted one are what is labelled
+    params = {"label": case.series.uid, "tag": "final"}
+    info = requests.get(f"{SERVER}/datastore/label/info", params=params, timeout=60).json()
+    asked = [round(number) for number in seen["slices"]]
+    np.testing.assert_allclose(seen["slices"], asked, atol=0.5)
+    volume = seen["boxed"]["volume"]
+    values = np.array(volume["values"]).reshape(volume["dimensions"], order="F")
+    (slice_of_box,) = np.flatnonzero(values.any((0, 1)))
+    assert asked[0] < asked[1]
+    assert info["labelled_slices"] == sorted({*asked, int(slice_of_box)})
+    assert seen["answers"]["submitSlices"] == 200
 
 
 def annotate(parts: list[str], case, server: str, browser: dict[str, str], folder: Path) -> dict:
