@@ -7,11 +7,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose, RandFlipd, RandGaussianNoised
+from monai.transforms import Compose, RandFlipd, RandGaussianNoised, ScaleIntensityRangePercentilesd
 from torch.utils.data import DataLoader
 
 from medsaga.data import EpochSampler, SliceDataset, add_test_patients, for_unlabelled, training_record
-from medsaga.transforms import FitSquared, OrientSlicesd, cuts
+from medsaga.transforms import FitSquared, OrientSlicesd, ReadImaged, cuts
 
 pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodec")
 
@@ -65,27 +65,73 @@ def test_takes_the_slices_with_enough_classes(make, phantoms, min_classes):
     assert 0 < len(expected) <= sum(label.shape[2] for label in labels)
 
 
-def test_all_planes_give_each_slice_of_each(phantoms, preprocessing, tmp_path):
-    dataset = SliceDataset(phantoms[:2], preprocessing(), 3, tmp_path / "cache", plane="all")
-    found = [(dataset.cases[case].case["plane"], case // 3, position) for case, position in slices_of(dataset)]
-    expected, read = [], []
-    for number, case in enumerate(phantoms[:2]):
-        prepared = preprocessing()({"image": case["image"], "label": case["label"]})
-        image = prepared["image"]
-        for plane in (cut.plane for cut in cuts(tuple(image.shape[1:]), image.affine)):
-            turned = OrientSlicesd(["image", "label"], plane)({key: prepared[key] for key in ("image", "label")})
-            expected += [(plane, number, position) for position in range(turned["image"].shape[-1])]
-            read += [{k: turned[k][..., i].as_tensor() for k in turned} for i in range(turned["image"].shape[-1])]
-    assert found == expected and len({plane for plane, _, _ in found}) == 3
-    for item, slice_ in zip((dataset[i] for i in range(len(dataset))), read):
-        assert torch.equal(item["label"], slice_["label"].to(torch.uint8))
-        torch.testing.assert_close(item["image"], slice_["image"].half().float())
-    # with the same seed fewer slices are among more, and the record says in which plane they lie
-    few = SliceDataset(phantoms[:2], preprocessing(), 3, tmp_path / "cache", plane="all", num_slices=20, seed=3)
-    record = training_record(phantoms[:2], [], few, ["background", "first", "second"], seed=3)
-    named = {(entry["case"], entry["plane"]): entry["slices"] for entry in record["slices"]}
-    assert sum(map(len, named.values())) == 20 and len({plane for _, plane in named}) == 3
-    assert record["train"] == sorted({case["image"].split("/")[-1].split(".")[0] for case in phantoms[:2]})
+@pytest.fixture
+def sagittal(write_nifti, tmp_path):
+    """A case that was acquired in sagittal slices, from right to left, near enough to each other to cut it across."""
+    random = np.random.RandomState(5)
+    acquired = np.array([[0.0, 0, 1.6, 3], [1, 0, 0, -4], [0, -1, 0, 2], [0, 0, 0, 1]])
+    return {
+        "image": write_nifti(tmp_path / "image.nii.gz", random.rand(9, 12, 10).astype(np.float32), acquired),
+        "label": write_nifti(tmp_path / "label.nii.gz", random.randint(0, 3, (9, 12, 10)).astype(np.uint8), acquired),
+    }
+
+
+@pytest.mark.parametrize("num_slices", [None, 6])
+def test_all_planes_are_labelled_where_they_cross_the_training_slices(phantoms, sagittal, tmp_path, num_slices):
+    keys = ["image", "label"]
+    prepare = Compose(
+        [ReadImaged(keys), OrientSlicesd(keys, "auto"), ScaleIntensityRangePercentilesd("image", 0, 100, 0, 1)]
+    )
+    cases = [phantoms[0], sagittal]
+    dataset = SliceDataset(cases, prepare, 3, tmp_path / "cache", plane="all", num_slices=num_slices, seed=3)
+    found = []  # plane, position and label of each slice of each plane, by the image's bytes
+    for number, case in enumerate(cases):
+        prepared = prepare({key: case[key] for key in keys})
+        known = prepared["label"].clone()
+        drawn = [position for own, position in slices_of(dataset) if own == number]
+        known[..., [k for k in range(known.shape[-1]) if k not in drawn]] = 255
+        for cut in cuts(tuple(known.shape[1:]), prepared["image"].affine):
+            turned = OrientSlicesd(keys, cut.plane)({"image": prepared["image"], "label": known})
+            label = turned["label"].as_tensor().to(torch.uint8)
+            image = turned["image"].as_tensor().half().float()
+            found += [((number, cut.plane, i), image[..., i], label[..., i]) for i in range(image.shape[-1])]
+    assert len({(number, plane) for (number, plane, _), _, _ in found}) == 6
+    seen = []
+    for epoch in range(60 if num_slices else 12):
+        for index, (number, position) in enumerate(slices_of(dataset)):
+            item = dataset[epoch, index]
+            (place, label), *others = [
+                (place, label)
+                for place, image, label in found
+                if image.shape == item["image"].shape and torch.equal(image, item["image"])
+            ]
+            assert not others and place[0] == number and torch.equal(label, item["label"])
+            own = place[1] == ("sagittal" if number else "axial")
+            assert place[2] == position if own else (label != 255).any()
+            seen.append(place[:2])
+    # each plane equally often
+    for number in (0, 1):
+        shares = [seen.count((number, plane)) for plane in ("axial", "coronal", "sagittal")]
+        assert min(shares) > 0.75 * sum(shares) / 3
+    record = training_record(cases, [], dataset, ["background", "first", "second"], seed=3)
+    assert sum(len(entry["slices"]) for entry in record["slices"]) == len(dataset)
+    assert {entry["plane"] for entry in record["slices"]} == {"axial", "sagittal"}
+
+
+def test_labels_of_some_slices_are_lines_in_other_planes(phantoms, preprocessing, tmp_path):
+    case = {**phantoms[0], "labelled_slices": [1, 3]}
+    dataset = SliceDataset([case], preprocessing(), 3, tmp_path / "cache", plane="all")
+    assert slices_of(dataset) == [(0, 1), (0, 3)]
+    labelled = {int((dataset[epoch, 0]["label"] != 255).any(dim=2).sum()) for epoch in range(20)}
+    rows = dataset[0, 0]["label"].shape[1]
+    assert labelled <= {2, rows, *range(3, 20)} and 2 in labelled, "lines of two slices, or a whole one"
+
+
+def test_unlabelled_slices_are_of_all_planes_too(phantoms, preprocessing, tmp_path):
+    cases = [{"image": case["image"]} for case in phantoms[:1]]
+    dataset = SliceDataset(cases, for_unlabelled(preprocessing()), 3, tmp_path / "cache", plane="all")
+    shapes = {tuple(dataset[epoch, 0]["image"].shape[1:]) for epoch in range(20)}
+    assert len(shapes) > 1 and all(set(dataset[epoch, 0]) == {"image"} for epoch in range(3))
 
 
 def test_a_2d_image_among_volumes_is_one_slice(phantoms, write_nifti, preprocessing, tmp_path):
@@ -95,8 +141,8 @@ def test_a_2d_image_among_volumes_is_one_slice(phantoms, write_nifti, preprocess
         values = np.random.RandomState(0).randint(0, 3, (12, 10)).astype(kind)
         nib.save(nib.Nifti1Image(values, np.eye(4)), paths[name])
     dataset = SliceDataset([paths, phantoms[0]], preprocessing(), 3, tmp_path / "cache", plane="all")
-    of_image = [number for number, _ in slices_of(dataset) if dataset.cases[number].case["image"] == paths["image"]]
-    assert len(of_image) == 1 and dataset[0]["image"].ndim == 3
+    assert [number for number, _ in slices_of(dataset)].count(0) == 1
+    assert all(dataset[epoch, 0]["image"].shape == (1, 10, 12) for epoch in range(5))
 
 
 def test_planes_with_long_pixels_give_no_slice(write_nifti, preprocessing, tmp_path):

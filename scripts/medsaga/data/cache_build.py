@@ -108,7 +108,7 @@ class Maker:
 
     def _make(self, task: Task) -> Done:
         try:
-            slices = trying_again(partial(slices_of, task.case, self.preprocessing))
+            slices, across = trying_again(partial(slices_of, task.case, self.preprocessing))
             table = classes_in(slices, self.num_classes)
         except Exception as err:
             return Done(failure_of(err, files_of(task.case), "cannot be read"))
@@ -124,7 +124,7 @@ class Maker:
                 os.replace(work, slices_file(self.cache_dir, task.name))
             finally:
                 work.unlink(missing_ok=True)
-        record = make_record(table, slices.nbytes)
+        record = make_record(table, slices.nbytes, across)
         write_json(record_file(self.cache_dir, task.name), record)
         for name in task.stale:
             for path in (slices_file(self.cache_dir, name), record_file(self.cache_dir, name)):

@@ -41,14 +41,16 @@ def read_record(cache_dir: Path, name: str) -> dict[str, Any] | None:
         return None
 
 
-def make_record(table: np.ndarray, size: int) -> dict[str, Any]:
+def make_record(table: np.ndarray, size: int, across: tuple[int, bool] | None = None) -> dict[str, Any]:
     """The record of a case.
 
     Args:
         table: (D, k) bool, which classes each slice shows.
         size: bytes of its slices.
+        across: as :class:`~medsaga.data.case_slices.Slices` has it.
     """
-    return {"shape": list(table.shape), "classes": np.packbits(table).tobytes().hex(), "bytes": size}
+    known = {"shape": list(table.shape), "classes": np.packbits(table).tobytes().hex(), "bytes": size}
+    return known if across is None else {**known, "across": list(across)}
 
 
 def table_of(record: dict[str, Any]) -> np.ndarray:

@@ -35,12 +35,15 @@ class CachedCase:
     Attributes:
         classes: (D, k) bool; without a label all False.
         has_label: whether the case has one.
+        across: where its slices cross those that the volume was acquired in, as
+            :class:`~medsaga.data.case_slices.Slices` has it.
     """
 
     def __init__(self, case: dict, name: str, record: dict[str, Any], maker: Maker, run: Run | None) -> None:
         self.case, self.name = case, name
         self.classes: np.ndarray = table_of(record)
         self.has_label = "label" in case
+        self.across: tuple[int, bool] | None = tuple(record["across"]) if "across" in record else None
         self._maker, self._run = maker, run
 
     def read(self, index: int) -> dict[str, Any]:
@@ -69,7 +72,7 @@ class CachedCase:
                 f"{', '.join(files_of(self.case))}: changed since the training began, and its slices are not in "
                 f"{self._maker.cache_dir} any more; start the training again."
             )
-        return trying_again(partial(slices_of, self.case, self._maker.preprocessing))
+        return trying_again(partial(slices_of, self.case, self._maker.preprocessing)).records
 
 
 @lru_cache(1)  # neighbouring slices are often asked for one after the other

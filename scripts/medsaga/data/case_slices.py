@@ -5,18 +5,18 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from monai.utils import convert_to_tensor
 
 from medsaga.failures import root_cause
-from medsaga.transforms.cut_planes import cuts
+from medsaga.transforms.cut_planes import Cut, cuts
 
 from .case import files_of, inputs_of
 
-__all__ = ["classes_in", "read_slice", "slices_of", "trying_again", "write_slices"]
+__all__ = ["Slices", "classes_in", "read_slice", "slices_of", "trying_again", "write_slices"]
 
 # a network file system's way to say that a file was replaced, or that its server did not answer
 _PASSING = (errno.ESTALE, errno.EIO)
@@ -24,25 +24,34 @@ _PASSING = (errno.ESTALE, errno.EIO)
 Result = TypeVar("Result")
 
 
-def slices_of(case: Mapping[str, Any], preprocessing: Callable) -> np.ndarray:
+class Slices(NamedTuple):
+    """Slices of a case.
+
+    Attributes:
+        records: (D,), each ``image`` (C, H, W) float16, and, where the case has one, ``label`` (H, W) uint8; none of a
+            volume that is not cut in the plane (:func:`~medsaga.transforms.cuts`). Intensities are in [0, 1], where
+            the step of float16 of at most 1/2048 is finer than the 8 bits of the images that SAM was trained on.
+        across: where they cross those that the volume was acquired in: the axis of the slice, 0 rows or 1 columns,
+            along which those are stacked, and whether the other way round. None of these slices themselves.
+    """
+
+    records: np.ndarray
+    across: tuple[int, bool] | None
+
+
+def slices_of(case: Mapping[str, Any], preprocessing: Callable) -> Slices:
     """Preprocess a case.
 
     Args:
         case: as :func:`~medsaga.data.case.inputs_of` takes it; its ``plane``, if it names one, is the one to cut in.
         preprocessing: see :func:`~medsaga.data.slice_cache.cache_cases`.
 
-    Returns:
-        (D,) of records: ``image`` (C, H, W) float16, and, where the case has one, ``label`` (H, W) uint8; none of a
-        volume that is not cut in the plane (:func:`~medsaga.transforms.cuts`). Intensities
-        are in [0, 1], where the step of float16 of at most 1/2048 is finer than the 8 bits of the images that SAM was
-        trained on.
-
     Raises:
         ValueError: intensities outside [0, 1].
     """
-    data = preprocessing(inputs_of(case))
+    data, cut = preprocessing(inputs_of(case)), None
     if "plane" in case:
-        data = _cut(data, case["plane"])
+        data, cut = _cut(data, case["plane"])
     image = np.asarray(data["image"])
     is_volume = image.ndim == 4
     image = np.moveaxis(image, -1, 0) if is_volume else image[None]  # (C, H, W, D) → (D, C, H, W)
@@ -63,10 +72,15 @@ def slices_of(case: Mapping[str, Any], preprocessing: Callable) -> np.ndarray:
     slices["image"] = image
     if "label" in case:
         slices["label"] = label
-    return slices
+    return Slices(slices, cut and _across(cut))
 
 
-def _cut(data: Mapping[str, torch.Tensor], plane: str) -> dict[str, torch.Tensor]:
+def _across(cut: Cut) -> tuple[int, bool] | None:
+    axis = cut.permutation.index(2)  # volumes have the slices that they were acquired in along their last axis
+    return None if axis == 2 else (axis, axis in cut.flips)
+
+
+def _cut(data: Mapping[str, torch.Tensor], plane: str) -> tuple[dict[str, torch.Tensor], Cut | None]:
     """Image (C, H, W, D) and label with the slices of a plane along the last axis; without any where it is not cut.
 
     A 2-D image counts as axial.
@@ -74,10 +88,11 @@ def _cut(data: Mapping[str, torch.Tensor], plane: str) -> dict[str, torch.Tensor
     image = data["image"]
     planes = {key: convert_to_tensor(data[key], track_meta=False) for key in ("image", "label") if key in data}
     if image.ndim == 3:
-        return planes if plane == "axial" else {key: values[..., None][..., :0] for key, values in planes.items()}
+        none = {key: values[..., None][..., :0] for key, values in planes.items()}
+        return (planes if plane == "axial" else none), None
     found = cuts(tuple(image.shape[1:]), getattr(image, "affine", None))
     cut = next((cut for cut in found if cut.plane == plane), None)
-    return {key: values[..., :0] if cut is None else cut.turned(values) for key, values in planes.items()}
+    return {key: values[..., :0] if cut is None else cut.turned(values) for key, values in planes.items()}, cut
 
 
 def classes_in(slices: np.ndarray, num_classes: int) -> np.ndarray:

@@ -27,7 +27,7 @@ __all__ = ["describe", "identify", "recipe"]
 _RUNTIME_STATE = {"R", "filenames", "_tracing"}
 
 # raise it when the content or the layout of an entry changes, or how files are read
-_FORMAT = 3
+_FORMAT = 4
 
 
 def describe(value: Any) -> Any:

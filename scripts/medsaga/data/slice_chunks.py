@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from medsaga.transforms.orient_slices import ALL_PLANES
+
 from .cached_case import CachedCase
 from .slice_dataset import SliceDataset
 
@@ -46,10 +48,10 @@ class SliceChunks(SliceDataset):
         num_slices: N of few-shot training, of which N // D chunks are drawn; None takes all.
         class_names: as there.
         **options: as there; ``transform`` gets the slices of a chunk as channels, so it must treat all channels alike;
-            ``min_classes`` is of a chunk's slice that shows the most.
+            ``min_classes`` is of a chunk's slice that shows the most; ``plane`` is not ``all``.
 
     Raises:
-        ValueError: as there; when a case has fewer slices than a chunk.
+        ValueError: as there; ``plane`` is ``all``; when a case has fewer slices than a chunk.
     """
 
     def __init__(
@@ -61,6 +63,8 @@ class SliceChunks(SliceDataset):
         class_names: Sequence[str] | None = None,
         **options: Any,
     ) -> None:
+        if options.get("plane") == ALL_PLANES:
+            raise ValueError("plane is 'all', but chunks are of one plane: set plane to auto.")
         super().__init__(data, *args, **options)
         self.depth = depth
         lengths = [len(cached.classes) for cached in self.cases]

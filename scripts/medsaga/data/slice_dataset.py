@@ -13,6 +13,8 @@ from monai.transforms import Compose
 from monai.utils import MAX_SEED
 from torch.utils.data import Dataset
 
+from medsaga.reading.labels import UNLABELLED
+
 from .cached_case import CachedCase
 from .case import cut_in, files_of
 from .slice_cache import cache_cases
@@ -32,6 +34,10 @@ class SliceDataset(Dataset):
     An item is asked for by ``(epoch, index)`` (see :class:`~medsaga.data.EpochSampler`), which with the seed decides
     its augmentation, whatever worker or process draws it.
 
+    With ``plane="all"`` an item is the slice itself or one that crosses it in another plane of the same volume, each
+    plane equally often. There only what lies in training slices is labelled, so what is learnt from is the same
+    voxels: those of ``num_slices`` slices are lines in the other planes.
+
     Args:
         data: cases with the paths ``image`` and ``label``, MONAI Label's datalist; for pre-training ``image`` alone,
             and then items have no label.
@@ -48,11 +54,11 @@ class SliceDataset(Dataset):
         num_workers: processes that preprocess cases not yet in the cache.
         class_names: of all classes, background first: warn of those that none of the slices shows, and of labels that
             are all background. None does not look.
-        plane: of the slices, as :class:`~medsaga.transforms.OrientSlicesd` has it: with ``all`` a volume gives slices
-            of each plane that :func:`~medsaga.transforms.cuts` finds, otherwise those along its last axis.
+        plane: of the slices, as :class:`~medsaga.transforms.OrientSlicesd` has it; with ``all`` they are those that
+            the volume was acquired in, and the others cross them (:func:`~medsaga.transforms.cuts`).
 
     Attributes:
-        cases: the cached cases; with ``plane="all"`` one a plane of each.
+        cases: the cached cases.
         slices: (N, 2) int32, the case and the slice of each item: 8 bytes a slice, where Python's own numbers take 100,
             in every process that loads.
         labelled: whether cases have labels.
@@ -78,7 +84,12 @@ class SliceDataset(Dataset):
     ) -> None:
         if not data:
             raise ValueError("No case to train on: the list of images and labels is empty.")
-        self.cases = cache_cases(cut_in(data, plane), preprocessing, num_classes, cache_dir, num_workers)
+        cached = cache_cases(cut_in(data, plane), preprocessing, num_classes, cache_dir, num_workers)
+        planes = len(cached) // len(data)
+        of_case = [cached[start : start + planes] for start in range(0, len(cached), planes)]
+        # planes that a volume is not cut in have no slice
+        self.cases = [max(group, key=lambda one: (one.across is None, len(one.classes))) for group in of_case]
+        self._crossing = [[one for one in group if one.across is not None] for group in of_case]
         self.transform = transform
         self.seed = seed
         self.labelled = any(case.has_label for case in self.cases)
@@ -98,6 +109,10 @@ class SliceDataset(Dataset):
                 logger.warning(self.shortages[-1])
             slices = slices[np.random.RandomState(seed).permutation(len(slices))[:num_slices]]
         self.slices = slices
+        self._drawn = [np.zeros(len(one.classes), bool) for one in self.cases]
+        for number, position in slices.tolist():
+            self._drawn[number][position] = True
+        self._min_classes = min_classes
         drawn = {str(self.cases[number].case["image"]) for number in np.unique(slices[:, 0])}
         logger.info(f"{len(slices)} training slices of {len(drawn)} of {len(data)} cases.")
         if class_names is not None:
@@ -137,8 +152,23 @@ class SliceDataset(Dataset):
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, torch.Tensor]:
         epoch, index = item if isinstance(item, tuple) else (0, item)
         case, position = self.slices[index].tolist()
-        data = self._augmented(self.cases[case].read(position), self._random_numbers(epoch, index, 1)[0])
+        seed, plane, draw = self._random_numbers(epoch, index, 3)
+        plane %= 1 + len(self._crossing[case])
+        crossing = self._across(self._crossing[case][plane - 1], self._drawn[case], draw) if plane else None
+        data = self._augmented(crossing or self.cases[case].read(position), seed)
         return {key: value for key, value in data.items() if key != "plane"}
+
+    def _across(self, cached: CachedCase, drawn: np.ndarray, draw: int) -> dict[str, Any] | None:
+        """A slice of another plane, labelled where it crosses those that are drawn; None where none can be used."""
+        positions = np.flatnonzero(_usable(cached, self._min_classes))
+        if not len(positions):
+            return None
+        data = cached.read(int(positions[draw % len(positions)]))
+        if "label" in data:
+            axis, reverse = cached.across
+            not_drawn = torch.from_numpy((drawn[::-1] if reverse else drawn).copy()).logical_not()
+            data["label"].movedim(1 + axis, 0)[not_drawn] = UNLABELLED
+        return data
 
     def _random_numbers(self, epoch: int, index: int, count: int) -> list[int]:
         """Of an item: the same ones whatever else is drawn; the first seeds its augmentation."""

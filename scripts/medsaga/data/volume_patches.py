@@ -40,9 +40,6 @@ class VolumePatches(SliceDataset):
             raise ValueError("plane is 'all': a 3-D network sees all planes at once; set plane to auto.")
         super().__init__(*args, **options)
         self.depth = depth
-        self._labelled = [np.zeros(len(cached.classes), bool) for cached in self.cases]
-        for labelled, shown in zip(self._labelled, self.shown_slices()):
-            labelled[shown] = True
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, torch.Tensor]:
         """
@@ -57,10 +54,10 @@ class VolumePatches(SliceDataset):
         least, most = max(0, position - self.depth + 1), min(position, last)
         start = least + draw % (most - least + 1)
         positions = range(start, min(start + self.depth, len(cached.classes)))
-        return self._augmented(self._read(cached, self._labelled[number], positions), seed)
+        return self._augmented(self._read(cached, self._drawn[number], positions), seed)
 
-    def _read(self, cached: CachedCase, labelled: np.ndarray, positions: range) -> dict[str, Any]:
+    def _read(self, cached: CachedCase, drawn: np.ndarray, positions: range) -> dict[str, Any]:
         slices = [cached.read(position) for position in positions]
         image, label = (torch.stack([one[key] for one in slices], dim=-1) for key in ("image", "label"))
-        label[..., ~torch.from_numpy(labelled[positions.start : positions.stop])] = UNLABELLED
+        label[..., ~torch.from_numpy(drawn[positions.start : positions.stop])] = UNLABELLED
         return {"image": image, "label": label, "foreground": ((label > 0) & (label != UNLABELLED)).to(torch.uint8)}

@@ -6,11 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from medsaga.networks.checkpointing import CHECKPOINTING
-from medsaga.transforms.cut_planes import cuts
-from medsaga.transforms.orient_slices import ALL_PLANES
 
 from .choice import Choices
 from .findings import Findings
@@ -73,7 +69,7 @@ def choose_patients(found: Findings, choices: Choices) -> None:
     )
     least = choices.choose("min_classes", int(bool(rare)), text)
     usable = found.foreground_slices if least else found.slices_total
-    there = max(1, round(usable * _planes(found, choices) * (train or left) / found.patients))
+    there = max(1, round(usable * (train or left) / found.patients))
     if there > _MOST_SLICES:
         text = (
             f"Drawn by seed from about {there}, so that each is seen several times. `--num-slices` for fewer or more."
@@ -82,15 +78,6 @@ def choose_patients(found: Findings, choices: Choices) -> None:
     else:
         choices.choose("num_slices", None, f"All of the training patients, about {there}.")
     choices.training_slices = min(there, choices["num_slices"] or there)
-
-
-def _planes(found: Findings, choices: Choices) -> float:
-    """Slices of all planes that are trained on, for each of a volume's own."""
-    if not found.volumes or choices.values().get("plane") != ALL_PLANES:
-        return 1.0
-    shape = tuple(max(1, round(side.median)) for side in (found.rows, found.columns, found.slices))
-    within, across = (side.median for side in found.spacing)
-    return sum(shape[cut.permutation[2]] for cut in cuts(shape, np.diag([within, within, across, 1.0]))) / shape[2]
 
 
 def _number(asked: float, patients: int) -> int:
