@@ -117,7 +117,7 @@ def test_a_run_with_a_real_server_that_is_stopped_and_resumed(phantoms, tmp_path
     torch.manual_seed(0)
     state = SamSegmenter("vit_test", 64, 4).state_dict()
     torch.save({key: value for key, value in state.items() if key not in ("pixel_mean", "pixel_std")}, weights)
-    words += ["--override", *SMALL, f"weights={weights}", "--labels"]
+    words += ["--slices", "2", "--override", *SMALL, f"weights={weights}", "--labels"]
     folder = tmp_path / "work" / "hippocampus" / "mixed_seed0"
 
     active_learning.main([*words, "1"])
@@ -125,7 +125,8 @@ def test_a_run_with_a_real_server_that_is_stopped_and_resumed(phantoms, tmp_path
     truth = {case["patient"]: np.asarray(nib.load(case["label"]).dataobj) for case in decathlon_datalist(phantoms)}
     (first,) = before["labels"]
     assert first["strategy_used"] == "representative"
-    pairs = sum((truth[first["image"]] == c).any(axis=(0, 1)).sum() for c in (1, 2))
+    assert len(first["slices"]) == 2
+    pairs = sum((truth[first["image"]][..., first["slices"]] == c).any(axis=(0, 1)).sum() for c in (1, 2))
     assert 2 * pairs <= first["clicks"] <= 4 * pairs
 
     # as if it had been killed between writing down a label and submitting it
@@ -136,5 +137,7 @@ def test_a_run_with_a_real_server_that_is_stopped_and_resumed(phantoms, tmp_path
     assert after["labels"][1]["strategy_used"] == "mixed"
     assert [len(training["dice"]) for training in after["trainings"]] == [2, 2]
     assert all(0 <= d <= 1 for training in after["trainings"] for d in training["dice"])
+    info = json.loads((folder / "studies" / "datastore_v2.json").read_text())["objects"][first["image"]]
+    assert info["labels"]["final"]["info"]["labelled_slices"] == first["slices"]
     submitted = {name_without_suffix(path) for path in (folder / "studies" / "labels" / "final").iterdir()}
     assert submitted == {label["image"] for label in after["labels"]}

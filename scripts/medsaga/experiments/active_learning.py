@@ -63,13 +63,23 @@ class Session:
         dataset_dir: folder of the bundle's data.
         work: for the folder.
         options: overrides of the bundle's configs, in the copy.
+        slices: how many slices of each image are labelled, of those that the server names; None labels all.
 
     Raises:
         RuntimeError: the folder holds a run with other options.
     """
 
-    def __init__(self, run: Run, bundle: Path, dataset_dir: Path, work: Path, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        run: Run,
+        bundle: Path,
+        dataset_dir: Path,
+        work: Path,
+        options: dict[str, Any],
+        slices: int | None = None,
+    ) -> None:
         self.run = run
+        self.slices = slices
         self.folder = work / run.name
         self.options = {**options, "seed": run.seed}
         self.bundle = copy_bundle(bundle, self.folder / bundle.name, self.options)
@@ -90,15 +100,17 @@ class Session:
 
     def _read(self) -> None:
         path = self.folder / "run.json"
-        self.state: dict[str, Any] = {"options": self.options, "labels": [], "trainings": []}
+        asked = {"slices": self.slices} if self.slices else {}
+        self.state: dict[str, Any] = {"options": self.options, **asked, "labels": [], "trainings": []}
         if path.is_file():
             self.state = json.loads(path.read_text())
         else:  # before the run, so that one that was cut off does not go on with other options
             self._write()
-        if self.state["options"] != self.options:
+        found, wanted = (self.state["options"], self.state.get("slices")), (self.options, self.slices)
+        if found != wanted:
             raise RuntimeError(
-                f"{self.folder} holds a run with {self.state['options']}, not {self.options}: delete it, or choose "
-                "another folder with --work"
+                f"{self.folder} holds a run with {found[0]} and slices {found[1]}, not {wanted[0]} and {wanted[1]}: "
+                "delete it, or choose another folder with --work"
             )
 
     def _write(self) -> None:
@@ -111,9 +123,10 @@ class Session:
     def play(self, app: Path, labels: Sequence[int], progress: tqdm) -> None:
         """Label, train and test up to the largest of ``labels``, going on from what has been done."""
         with LabelServer(app, self.folder / "studies", self.bundle, self.folder / "server.log") as server:
-            missing = {entry["image"] for entry in self.state["labels"]} - server.labelled()
-            for image in missing:  # it was killed before they were submitted
-                server.save_label(image, Path(self.pool[image]["label"]))
+            labelled = server.labelled()
+            for entry in self.state["labels"]:
+                if entry["image"] not in labelled:  # it was killed before this one was submitted
+                    self._submit(server, entry)
             for target in sorted(labels):
                 while len(self.state["labels"]) < target:
                     self._label_next(server)
@@ -121,22 +134,26 @@ class Session:
                 self._train(server, target, progress)
 
     def _label_next(self, server: LabelServer) -> None:
-        sample = server.next_sample(self.run.strategy, seed=self.run.seed, budget=600)
+        asked = {"slices": self.slices} if self.slices else {}
+        sample = server.next_sample(self.run.strategy, seed=self.run.seed, budget=600, **asked)
         image = sample["id"]
         truth = _class_numbers(self.pool[image]["label"])
+        named = sample.get("slices", list(range(truth.shape[2])))
         start, clicks = time.perf_counter(), 0
         if self.state["trainings"]:
             shown = server.infer(server.model, image)
         else:
             shown = np.zeros_like(truth)
             for number, name in enumerate(self.class_names[1:], start=1):
-                for box in boxes(truth, number):
+                for box in (box for box in boxes(truth, number) if box[-1] in named):
                     # an annotator draws each class's boxes afresh, also where an earlier class was found too large
                     mask = server.infer(f"{server.model}_prompt", image, roi=box, label=name, replace=True)
                     shown[..., box[-1]][mask[..., box[-1]] > 0] = number
                     clicks += 2
+        shown, truth = shown[..., named], truth[..., named]
         entry = {
             "image": image,
+            **({"slices": named} if self.slices else {}),
             "strategy_used": sample["strategy_used"],
             "clicks": clicks + clicks_to_correct(shown, truth, len(self.class_names)),
             "dice_shown": _mean_dice(shown, truth, len(self.class_names)),
@@ -144,7 +161,11 @@ class Session:
         }
         self.state["labels"].append(entry)
         self._write()
-        server.save_label(image, Path(self.pool[image]["label"]))
+        self._submit(server, entry)
+
+    def _submit(self, server: LabelServer, entry: dict[str, Any]) -> None:
+        said = {"labelled_slices": entry["slices"]} if "slices" in entry else {}
+        server.save_label(entry["image"], Path(self.pool[entry["image"]]["label"]), **said)
 
     def _train(self, server: LabelServer, target: int, progress: tqdm) -> None:
         training = next((t for t in self.state["trainings"] if t["labels"] == target), None)
@@ -249,6 +270,7 @@ def page(
     pool: int,
     test: int,
     command: str,
+    slices: int | None = None,
 ) -> str:
     """The page with the table and how it came about."""
     trainings = [training for state in states.values() for training in state["trainings"]]
@@ -264,8 +286,10 @@ def page(
         "segments by published weights; later he is shown the automatic segmentation. For each class and slice whose "
         f"Dice is then below {GOOD_ENOUGH} he draws another box (2 clicks). The label that he submits is the truth. "
         "The clicks are this rule's, not a person's.\n"
-        "* The server trains with the settings it chooses for so many labels, from the weights it serves, and replaces "
-        "them only by better ones.\n"
+        + f"* Of each image he labels {slices} slices, which the server names: only they are learnt from.\n"
+        * bool(slices)
+        + "* The server trains with the settings it chooses for so many labels, from the weights it serves, and "
+        "replaces them only by better ones.\n"
         f"* Dice is the mean over classes and the {test} test patients, none of them in the pool, segmented by the "
         "server from uploaded files with the weights it then serves.\n"
         "* A seed draws the test patients (so strategies are compared within a seed), the random images and the "
@@ -297,6 +321,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--strategies", type=_names, default=[name for name in STRATEGIES if name != "first"])
     parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2], help="default: 0,1,2")
     parser.add_argument("--labels", type=_numbers, default=[3, 6, 12, 24], help="where to train; default: 3,6,12,24")
+    parser.add_argument("--slices", type=int, help="to label of each image, which the server names; all unless given")
     parser.add_argument("--override", type=override, nargs="+", default=[], metavar="KEY=VALUE", help="of the configs")
     parser.add_argument("--work", type=Path, default=Path("output/active_learning"), help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("docs"), help="for page and plot (default: %(default)s)")
@@ -318,14 +343,14 @@ def main(arguments: list[str] | None = None) -> None:
     states: dict[Run, dict[str, Any]] = {}
     with tqdm(total=len(runs) * max(parsed.labels), unit="label") as progress:
         for run in runs:
-            session = Session(run, bundle, dataset_dir, work, dict(parsed.override))
+            session = Session(run, bundle, dataset_dir, work, dict(parsed.override), parsed.slices)
             progress.update(len(session.state["labels"]))
             progress.set_postfix_str(run.name)
             if not parsed.report and not session.done(parsed.labels):
                 session.play(app, parsed.labels, progress)
             states[run] = session.state
             found = points(states, parsed.labels)
-            text = page(found, states, parsed.bundle, len(session.pool), len(session.test), command)
+            text = page(found, states, parsed.bundle, len(session.pool), len(session.test), command, parsed.slices)
             plot(found, parsed.output / "figures" / "active_learning.png")
             (parsed.output / "active_learning.md").write_text(text)
             values = {r.name: {"labels": s["labels"], "trainings": s["trainings"]} for r, s in states.items()}

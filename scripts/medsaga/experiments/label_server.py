@@ -119,10 +119,10 @@ class LabelServer:
             options["params"]["image"] = image
         return self._call("POST", f"/infer/{model}", **options).content
 
-    def save_label(self, image: str, label: Path) -> None:
-        """Submit a final label."""
+    def save_label(self, image: str, label: Path, **said: Any) -> None:
+        """Submit a final label, with what is said of it, such as its ``labelled_slices``."""
         files = {"label": (label.name, label.read_bytes())}
-        self._call("PUT", "/datastore/label", params={"image": image}, files=files)
+        self._call("PUT", "/datastore/label", params={"image": image}, data={"params": json.dumps(said)}, files=files)
 
     def first_step(self) -> float:
         """Start a training, stop it after its first optimizer step.
