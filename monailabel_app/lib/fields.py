@@ -15,6 +15,7 @@ from fastapi import HTTPException
 from monailabel.utils.others.generic import device_list
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from lib.trainers.methods import CHOOSE, SERVED_METHODS
 from medsaga.plain_json import plain_json
 
 __all__ = [
@@ -100,6 +101,7 @@ def _few(points: list) -> list:
 
 Text = Annotated[str, Field(max_length=_LONGEST)]
 Name = Annotated[Text | None, BeforeValidator(_first)]
+Method = Annotated[Literal[(*SERVED_METHODS, CHOOSE)] | None, BeforeValidator(_first)]
 Device = Annotated[Annotated[Text, AfterValidator(_known_device)] | None, BeforeValidator(_first)]
 Voxel = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Points = Annotated[list[Annotated[list[Voxel], Field(max_length=4)]], AfterValidator(_few)]
@@ -122,6 +124,7 @@ class TrainFields(_Fields):
     device: Device = None
     pretrained: bool | None = None
     max_epochs: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    method: Method = None
 
 
 class StrategyFields(_Fields):

@@ -22,7 +22,7 @@ def test_what_clients_send_is_taken(kind):
     if "device" in kind.model_fields:
         fields["device"] = ["cpu", "cuda"]
     if kind is TrainFields:
-        fields |= {"pretrained": True, "max_epochs": 0}
+        fields |= {"pretrained": True, "max_epochs": 0, "method": ["MedSAGa", "with unlabelled", "choose"]}
     if kind is InferFields:  # OHIF's Run, then Slicer's
         fields |= {"result_extension": ".nrrd", "result_dtype": "uint8", "result_compress": False}
         fields |= {"restore_label_idx": False, "label_prompt": [1, 2], "foreground": [[1, 2, 3]], "background": []}
@@ -44,7 +44,7 @@ def test_what_clients_send_is_taken(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_unknown_fields_are_named(kind):
-    for name in ("bundle_path", "image", "local_rank", "run_id", "train#trainer#max_epochs", "_id", EVIL):
+    for name in ("bundle_path", "picture", "local_rank", "run_id", "train#trainer#max_epochs", "_id", EVIL):
         detail = refused(checked(kind), {name: 1}, "params")
         assert name[:50] in detail and "known are client_id" in detail
 

@@ -20,6 +20,7 @@ from medsaga.data import write_decathlon_phantoms
 from medsaga.experiments import prompting
 from medsaga.optimizers import GaLoreAdamW
 from medsaga.records import read_record, with_record
+from tests.integration.bundles import ROOT
 from tests.integration.server import small_bundle
 
 PHANTOMS = [f"phantom_00{n}" for n in range(5)]
@@ -98,6 +99,52 @@ def test_how_well_prompts_are_followed_is_measured(task, labelled, caplog):
     third = Versions(task.model.models_dir).list()[-1]
     assert third.prompt_score is None and third.score is not None
     assert "how well its weights follow prompts is not measured" in caplog.text
+
+
+# --- methods ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def methods(tmp_path):
+    """The overlays beside the bundle, as in the repository."""
+    (tmp_path / "methods").symlink_to(ROOT / "bundles" / "methods")
+
+
+@pytest.mark.usefixtures("methods")
+def test_images_without_a_label_are_learnt_from(task, labelled):
+    store = only(labelled, "phantom_000", "phantom_001")
+    made = task({**REQUEST, "method": "with unlabelled"}, store)
+    assert made["why"].startswith("with unlabelled: ")
+    record = read_record(task.model.models_dir / "model.pt")
+    assert record["train"] == ["phantom_000", "phantom_001"]
+    assert record["unlabelled"] == ["phantom_002", "phantom_003", "phantom_004"]
+    for image in PHANTOMS:
+        label_again(labelled, image)
+    with pytest.raises(ValueError, match="every image has a label"):
+        task({**REQUEST, "method": "with unlabelled"}, labelled)
+
+
+@pytest.mark.usefixtures("methods")
+def test_the_best_of_all_methods_is_served(task, labelled, caplog):
+    few = task({**REQUEST, "method": ["choose"]}, only(labelled, "phantom_000", "phantom_001"))
+    assert "methods" not in few and "No label is held back to compare methods by" in caplog.text
+    label_again(labelled, "phantom_002")
+    made = task({**REQUEST, "method": "choose"}, labelled)
+    assert list(made["methods"]) == ["MedSAGa", "with unlabelled", "full AdamW"]
+    first, *three = Versions(task.model.models_dir).list()
+    assert [version.score for version in three] == list(made["methods"].values())
+    assert made["score"] == max(made["methods"].values())
+    best = max([three[0].served_score, *made["methods"].values()])
+    served = Versions(task.model.models_dir).served()
+    assert (served.score if served.file != first.file else three[0].served_score) == best
+    message = task.stats()["message"]
+    assert all(f"{name} {score:.3f}" in message for name, score in made["methods"].items())
+    assert made["version"] in message
+
+
+def test_a_method_whose_file_is_not_there_is_named(task, labelled):
+    with pytest.raises(FileNotFoundError, match="'full AdamW' needs full.json in a folder 'methods' beside the bundle"):
+        task({**REQUEST, "method": "full AdamW"}, labelled)
 
 
 @pytest.mark.parametrize("cases", [1, 3, 12])

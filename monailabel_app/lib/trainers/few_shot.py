@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["FewShot", "few_shot_settings", "hold_back"]
+__all__ = ["FewShot", "checksum", "few_shot_settings", "hold_back"]
 
 # (labels at least, optimizer steps, warmup steps, labels held back, share of the rates when going on). A model that has
 # learnt from many labels loses at the bundle's full rates more than such a training regains: going on from 12 labels to
@@ -89,10 +89,10 @@ def hold_back(cases: Sequence[str], number: int, learnt: Sequence[str], held_bef
     """
     number = min(number, len(cases) - 1)
     held = sorted(c for c in cases if c in held_before and c not in learnt)
-    # by checksum: names in order often go by scanner or date
-    fresh = sorted((c for c in cases if c not in learnt and c not in held), key=_checksum)
+    fresh = sorted((c for c in cases if c not in learnt and c not in held), key=checksum)
     return sorted([*held, *fresh][:number])
 
 
-def _checksum(name: str) -> str:
+def checksum(name: str) -> str:
+    """To sort names by: names in order often go by scanner or date."""
     return hashlib.sha256(name.encode()).hexdigest()

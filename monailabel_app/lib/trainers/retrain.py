@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from monailabel.utils.others.generic import device_list, name_to_device, strtobo
 from lib.names import chosen
 from lib.served_model import ServedModel
 from lib.trainers.comparing import compared
-from lib.trainers.few_shot import FewShot, few_shot_settings, hold_back
+from lib.trainers.few_shot import FewShot, checksum, few_shot_settings, hold_back
+from lib.trainers.methods import CHOOSE, SERVED_METHODS, WITH_UNLABELLED, methods_to_train, overlays_of
 from lib.trainers.needed import what_more_labels_bring
 from lib.trainers.stats import StatsFile, read_stats
 from lib.versions import Version, Versions
 from medsaga.bundle.errors import root_cause
 from medsaga.bundle.literals import literals
 from medsaga.data.case import patient_of
+from medsaga.files import write_json
 from medsaga.records import learnt_patients, read_record
 
 __all__ = ["RetrainTask"]
@@ -30,6 +33,8 @@ __all__ = ["RetrainTask"]
 logger = logging.getLogger(__name__)
 
 Case = dict[str, Any]
+
+_MOST_UNLABELLED = 50  # images that are learnt from without a label: of a DICOM store each is fetched
 
 # tried one after the other when a GPU's memory is not enough (docs/checkpointing.md); the first is the bundle's own
 _LEANER: tuple[dict[str, Any], ...] = (
@@ -48,7 +53,8 @@ class RetrainTask(BundleTrainTask):
     Until then nothing of the served model is touched, so a training may be stopped or killed at any time.
 
     Request parameters: ``device``; ``pretrained``: start from the served weights (else from published ones);
-    ``max_epochs``: 0 chooses by the number of labels.
+    ``max_epochs``: 0 chooses by the number of labels; ``method``: how to train, or ``choose``, which tries all methods
+    from published weights, each a version, and serves the one that is best on the labels held back.
 
     Args:
         model: the bundle.
@@ -60,7 +66,8 @@ class RetrainTask(BundleTrainTask):
         self.work_dir = model.path / "output" / "monailabel"
 
     def config(self) -> dict[str, Any]:
-        return {"device": device_list(), "pretrained": True, "max_epochs": 0}
+        methods = [*SERVED_METHODS, CHOOSE]
+        return {"device": device_list(), "pretrained": True, "max_epochs": 0, "method": methods}
 
     def stats(self) -> dict[str, Any]:
         return read_stats(self.work_dir / "stats.json")
@@ -78,15 +85,15 @@ class RetrainTask(BundleTrainTask):
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """
         Returns:
-            The version made, and whether it is served now.
+            The version made, and whether it is served now; of several methods the best.
 
         Raises:
-            ValueError: no usable label.
+            ValueError: no usable label, or no image without one for a method that needs some.
             torch.OutOfMemoryError: also the leanest setting needs more memory than there is.
         """
         request = {**self.config(), **request}
-        device = name_to_device(chosen(request, "device"))
-        overrides = self.overrides(device, strtobool(request["pretrained"]))
+        device, method = name_to_device(chosen(request, "device")), chosen(request, "method")
+        overrides = self.overrides(device, strtobool(request["pretrained"]) and method != CHOOSE)
         cases = self.usable(self._fetch_datalist(request, datastore), overrides)
         versions = Versions(self.model.models_dir)
         served = versions.served()
@@ -104,15 +111,47 @@ class RetrainTask(BundleTrainTask):
             "%s: training on %d labels, %d held back (%s)", self.model.name, len(train), len(held_back), held_back
         )
 
+        unlabelled = self._unlabelled(datastore) if method in (WITH_UNLABELLED, CHOOSE) else []
+        epochs, results = int(request["max_epochs"] or 0), {}
+        for name in methods_to_train(method, held_back, unlabelled):
+            more = {"unlabelled#dataset#data": unlabelled} if name == WITH_UNLABELLED else {}
+            results[name] = self._in_memory({**overrides, **more}, name, settings, epochs, cases, held_back)
+        if len(results) == 1:
+            return next(iter(results.values()))
+        best = max(results, key=lambda name: results[name]["score"])
+        scores = ", ".join(f"{name} {result['score']:.3f}" for name, result in results.items())
+        stats = self.work_dir / "stats.json"
+        message = f"Dice on held-back labels: {scores}. Of {best}: {results[best]['version']}: {results[best]['why']}"
+        write_json(stats, {**read_stats(stats), "message": message})
+        logger.info("%s: %s", self.model.name, message)
+        return {**results[best], "methods": {name: result["score"] for name, result in results.items()}}
+
+    def _in_memory(self, overrides: dict[str, Any], *training: Any) -> dict[str, Any]:
+        """Train, with less memory where a GPU has not enough."""
         for leaner in _LEANER:
             try:
-                return self._train({**overrides, **leaner}, settings, int(request["max_epochs"] or 0), cases, held_back)
+                return self._train({**overrides, **leaner}, *training)
             except torch.OutOfMemoryError as err:
                 failure = err
             gc.collect()
             torch.cuda.empty_cache()
             logger.warning("%s: not enough GPU memory with %s, trying less", self.model.name, leaner or "its settings")
         raise failure
+
+    def _unlabelled(self, datastore: Datastore) -> list[Case]:
+        """Images that nobody has labelled, of many some; those that cannot be read are named."""
+        images = []
+        for image in sorted(datastore.get_unlabeled_images(), key=checksum):
+            if len(images) == _MOST_UNLABELLED:
+                break
+            try:
+                path = datastore.get_image_uri(image)
+                self.model.prepare(path)
+            except Exception as err:
+                logger.warning("%s: not learnt from. %s", image, root_cause(err))
+                continue
+            images.append({"image": path})
+        return images
 
     def overrides(self, device: str, from_served: bool) -> dict[str, Any]:
         """What differs from the bundle's own training."""
@@ -165,36 +204,39 @@ class RetrainTask(BundleTrainTask):
             cases[Path(case["image"]).name] = case
         return cases
 
-    def parsed(self, overrides: dict[str, Any]) -> ConfigParser:
-        """The bundle's training config with other values."""
+    def parsed(self, overrides: dict[str, Any], overlays: Sequence[str] = ()) -> ConfigParser:
+        """The bundle's training config with overlays, and with other values."""
         parser = ConfigParser()
-        parser.read_config(self.bundle_config_path)
+        parser.read_config([self.bundle_config_path, *overlays])
         parser.update(literals(overrides))
         return parser
 
-    def _dataset(self, cases: list[Case], overrides: dict[str, Any]) -> Any:
+    def _dataset(self, cases: list[Case], overrides: dict[str, Any], overlays: Sequence[str] = ()) -> Any:
         # without class_names no warning: that one case alone does not show a class says nothing
         own = {"train#dataset#data": cases, "train#dataset#class_names": None}
-        return self.parsed({**overrides, **own}).get_parsed_content("train#dataset")
+        return self.parsed({**overrides, **own}, overlays).get_parsed_content("train#dataset")
 
     def _train(
         self,
         overrides: dict[str, Any],
+        method: str,
         settings: FewShot,
         max_epochs: int,
         cases: dict[str, Case],
         held_back: list[str],
     ) -> dict[str, Any]:
+        overlays = overlays_of(method, self.model.path)
         batch_size = overrides.get("batch_size") or self.bundle_config["batch_size"]
-        slices = len(self._dataset(overrides["train#dataset#data"], overrides))
+        slices = len(self._dataset(overrides["train#dataset#data"], overrides, overlays))
         epochs = max_epochs or settings.epochs(-(-slices // batch_size))
-        config = {key: self.bundle_config[key] for key in ("lr", "encoder_lr")}
+        own = self.parsed({}, overlays)
+        config = {key: own[key] for key in ("lr", "encoder_lr")}
         # a rate that refers to the other one follows it
         rates = {key: settings.rate * rate for key, rate in config.items() if not isinstance(rate, str)}
         # scored once, at its end: chosen among epochs by the held-back labels, it would look better than it is
         once = {"train#trainer#max_epochs": epochs, "val_interval": epochs, "warmup_steps": settings.warmup}
         workflow = ConfigWorkflow(
-            config_file=self.bundle_config_path,
+            config_file=[self.bundle_config_path, *overlays],
             meta_file=self.bundle_metadata_path,
             logging_file=False,
             workflow_type=None,
@@ -218,6 +260,8 @@ class RetrainTask(BundleTrainTask):
         before = served.trained_on if served and "weights" in overrides else []  # what it started from has learnt
         trained_on = {name for name in cases if name not in held_back}.union(before)
         version.trained_on = sorted(trained_on)
+        if method != SERVED_METHODS[0]:
+            version.note = f"{method}: {version.note}"
         version = versions.add(self.work_dir / "candidate.pt", version, serve)
         score, served_score, why = version.score, version.served_score, version.note
         needed = what_more_labels_bring(versions.list())

@@ -12,10 +12,12 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from medsaga.bundle.methods import METHODS
+
 from ..bundle_run import is_done
 from ..machine import describe_machine
 from ..overrides import override
-from .choose import CHOICES, choose
+from .choose import choose
 from .execution import work_off
 from .figures import draw_cases, draw_dice, draw_losses
 from .plan import Experiment, Run, read_experiment
@@ -83,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("output/few_shot"), help="for the runs (%(default)s)")
     parser.add_argument("--choose", action="store_true", help="recommend a method for the bundle, by cross-validation")
     parser.add_argument("--folds", type=int, default=3, help="of --choose (%(default)s)")
-    parser.add_argument("--methods", nargs="+", default=[], choices=CHOICES, help="of --choose (all)")
+    parser.add_argument("--methods", nargs="+", default=[], choices=METHODS, help="of --choose (all)")
     parser.add_argument(
         "--override", type=override, nargs="+", default=[], metavar="KEY=VALUE", help="of the configs, of --choose"
     )

@@ -13,24 +13,16 @@ from matplotlib.figure import Figure
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
+from medsaga.bundle.methods import METHODS, VOLUMES_ONLY
 from medsaga.bundle.root import bundle_folder
 from medsaga.data.case import patient_of
 from medsaga.files import replacing, write_json
 
 from ..bundle_run import execute
 
-__all__ = ["CHOICES", "choose", "folds_of", "recommended"]
+__all__ = ["choose", "folds_of", "recommended"]
 
 logger = logging.getLogger(__name__)
-
-# overlays by name; the first is the default, the last takes volumes only
-CHOICES: dict[str, tuple[str, ...]] = {
-    "MedSAGa": (),
-    "with unlabelled": ("semi.json",),
-    "full AdamW": ("full.json",),
-    "3-D DynUNet": ("dynunet_3d.json",),
-}
-_DEFAULT, _VOLUMES_ONLY = "MedSAGa", "3-D DynUNet"
 
 
 def choose(
@@ -50,7 +42,7 @@ def choose(
         bundle: folder of the bundle, or its name.
         work: folder of the runs and of the page.
         folds: number of folds.
-        methods: names of ``CHOICES``; all that the data allow unless given.
+        methods: names of ``METHODS``; all that the data allow unless given.
         options: values of config keys, for all runs.
 
     Returns:
@@ -64,9 +56,9 @@ def choose(
     config = ConfigParser(ConfigParser.load_config_files(str(folder / "configs" / "train.json")))
     config.update(options)
     parts = config.get_parsed_content("parts")
-    names = list(methods) or [name for name in CHOICES if name != _VOLUMES_ONLY or config["plane"] is not None]
-    if unknown := [name for name in names if name not in CHOICES]:
-        raise ValueError(f"no method {', '.join(unknown)}; known are {', '.join(CHOICES)}")
+    names = list(methods) or [name for name in METHODS if name != VOLUMES_ONLY or config["plane"] is not None]
+    if unknown := [name for name in names if name not in METHODS]:
+        raise ValueError(f"no method {', '.join(unknown)}; known are {', '.join(METHODS)}")
     splits = folds_of({patient_of(case) for case in parts["train"] + parts["validation"]}, folds, config["seed"])
     frames = []
     with tqdm(total=len(splits) * len(names), desc=f"methods for {folder.name}", unit="run") as progress:
@@ -78,7 +70,7 @@ def choose(
                 progress.set_postfix_str(f"{name}, fold {number + 1}")
                 own = work / f"{name.replace(' ', '_').lower()}_fold{number}"
                 own.mkdir(parents=True, exist_ok=True)
-                overlays = [folder.parent / "methods" / file for file in CHOICES[name]]
+                overlays = [folder.parent / "methods" / file for file in METHODS[name]]
                 execute(own, folder, overlays, {**options, "split": str(path)}, work / "cache")
                 rows = pd.read_csv(own / "output" / "evaluation" / "metrics.csv")
                 minutes = json.loads((own / "run.json").read_text())["minutes"]
@@ -137,7 +129,7 @@ def _write(rows: pd.DataFrame, names: Sequence[str], work: Path, folder: Path) -
             f"{minutes[name]:.1f} |"
         )
     method, why = recommended(cases, names)
-    files = [f"bundles/{folder.name}/configs/train.json", *(f"bundles/methods/{file}" for file in CHOICES[method])]
+    files = [f"bundles/{folder.name}/configs/train.json", *(f"bundles/methods/{file}" for file in METHODS[method])]
     command = f'python -m monai.bundle run training --config_file "{files}"'
     _draw(cases[list(names)], work / "choice.png")
     page = work / "choice.md"
