@@ -112,11 +112,13 @@ def test_pictures_have_no_plane():
 
 
 def test_volumes_without_thick_slices_are_cut_in_all_planes():
-    even = {"thick": 0.0, "rows": same(200), "columns": same(180), "slices": same(150)}
+    even = {"thick": 0.0, "rows": same(120), "columns": same(100), "slices": same(88)}
     choices = chosen(choose_input, found(**even), CPU)
     assert choices["plane"] == "all"
     assert "3.5 times as long" in next(choice.reason for choice in choices.made if choice.field == "plane")
     assert chosen(choose_input, found(**{**even, "thick": 0.1}), CPU)["plane"] == "auto"
+    assert chosen(choose_input, found(**{**even, "rows": same(400)}), CPU)["plane"] == "auto", "few steps"
+    assert chosen(choose_input, found(**{**even, "rows": same(400)}), GPU)["plane"] == "all"
     large = found(**{**even, "rows": same(800), "columns": same(800), "slices": same(800)})
     assert chosen(choose_input, large, CPU)["plane"] == "auto", "the sums would not fit"
 
