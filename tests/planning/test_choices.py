@@ -111,18 +111,6 @@ def test_pictures_have_no_plane():
     assert chosen(choose_input, found(volumes=0.5), CPU)["plane"] == "auto"
 
 
-def test_volumes_without_thick_slices_are_cut_in_all_planes():
-    even = {"thick": 0.0, "rows": same(120), "columns": same(100), "slices": same(88)}
-    choices = chosen(choose_input, found(**even), CPU)
-    assert choices["plane"] == "all"
-    assert "3.5 times as long" in next(choice.reason for choice in choices.made if choice.field == "plane")
-    assert chosen(choose_input, found(**{**even, "thick": 0.1}), CPU)["plane"] == "auto"
-    assert chosen(choose_input, found(**{**even, "rows": same(400)}), CPU)["plane"] == "auto", "few steps"
-    assert chosen(choose_input, found(**{**even, "rows": same(400)}), GPU)["plane"] == "all"
-    large = found(**{**even, "rows": same(800), "columns": same(800), "slices": same(800)})
-    assert chosen(choose_input, large, CPU)["plane"] == "auto", "the sums would not fit"
-
-
 @pytest.mark.parametrize(
     ("longer", "size"),
     [(50, 56), (112, 112), (122, 112), (130, 168), (200, 224), (224, 224), (240, 224), (256, 256), (512, 256)],

@@ -6,13 +6,13 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from medsaga.bundle.methods import METHODS, VOLUMES_ONLY
+from medsaga.bundle.methods import METHODS, OF_VOLUMES
 
 __all__ = ["CHOOSE", "SERVED_METHODS", "WITH_UNLABELLED", "methods_to_train", "overlays_of"]
 
 logger = logging.getLogger(__name__)
 
-SERVED_METHODS = [name for name in METHODS if name != VOLUMES_ONLY]
+SERVED_METHODS = [name for name in METHODS if name not in OF_VOLUMES]
 CHOOSE = "choose"
 WITH_UNLABELLED = "with unlabelled"
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["METHODS", "VOLUMES_ONLY"]
+__all__ = ["METHODS", "OF_VOLUMES"]
 
 # files of bundles/methods by name; the first is the default
 METHODS: dict[str, tuple[str, ...]] = {
     "MedSAGa": (),
     "with unlabelled": ("semi.json",),
     "full AdamW": ("full.json",),
+    "all planes": ("all_planes.json",),
     "3-D DynUNet": ("dynunet_3d.json",),
 }
-VOLUMES_ONLY = "3-D DynUNet"  # no SAM network: it takes no 2-D images and no prompts
+# of volumes only, and segmented with their overlay, which the MONAI Label app does not
+OF_VOLUMES = ("all planes", "3-D DynUNet")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 from .choice import Choices
 from .findings import Findings
 from .machine import Machine
-from .training import steps_for
 
 __all__ = ["choose_input", "choose_intensities"]
 
@@ -27,8 +25,6 @@ _MASKED = 0.3  # share of one value from which an image counts as masked or padd
 _STEPS = {"vit_t": (56, 112, 168, 224, 256), "vit_test": (32, 64)}
 _VIT_STEPS = (128, 256, 384, 512)
 _SPARED = 0.9  # an input this much smaller than the slice loses little
-_SUMS = 2**30  # bytes of the sums of probabilities that segmenting in all planes may take
-_STEPS_FOR_ALL = 1000  # of training from which all planes together were better than one, on hippocampus
 _SMALL = 4  # pixels under which an object is hardly seen
 
 
@@ -87,7 +83,8 @@ def _window(found: Findings) -> tuple[dict, str]:
 
 
 def choose_input(found: Findings, choices: Choices, machine: Machine) -> None:
-    """Choose ``encoder``, ``weights``, ``image_size`` and ``plane``."""
+    """Choose ``plane``, ``encoder``, ``weights`` and ``image_size``."""
+    choices.choose("plane", *_plane(found))
     longer = max(found.rows.median, found.columns.median)
     if machine.gpu and longer > _STEPS["vit_t"][-1]:
         suggested = "vit_b"
@@ -103,32 +100,18 @@ def choose_input(found: Findings, choices: Choices, machine: Machine) -> None:
     if weights not in (None, "lite_medsam"):
         said += "; the training downloads it once. `--weights medsam_vit_b` starts from MedSAM's" * (encoder == "vit_b")
     choices.choose("weights", weights, said.rstrip(".") + ".")
-    size = choices.choose("image_size", *_image_size(found, encoder, longer))
-    choices.choose("plane", *_plane(found, steps_for(size, False, machine)[0]))
+    choices.choose("image_size", *_image_size(found, encoder, longer))
 
 
-def _plane(found: Findings, steps: int) -> tuple[str | None, str]:
+def _plane(found: Findings) -> tuple[str | None, str]:
     if not found.volumes:
         return None, "2-D images."
     planes = ", ".join(f"{plane} {number}" for plane, number in sorted(found.planes.items()) if plane != "projection")
-    if found.volumes < 1:
-        return "auto", f"As acquired ({planes}); some images are 2-D."
     if found.thick:
         return "auto", f"As acquired: {found.thick:.0%} of the volumes have thick slices, which lie so ({planes})."
-    if steps < _STEPS_FOR_ALL:
-        return "auto", (
-            f"No volume has thick slices ({planes}): cut axially, as radiologists look at them. `--plane all` learns "
-            f"all planes, for which the {steps} steps that a CPU has time for are few."
-        )
-    shape = (found.rows.median, found.columns.median, found.slices.median)
-    if 2 * (len(found.classes) + 1) * math.prod(shape) > _SUMS:
-        return "auto", (
-            f"No volume has thick slices ({planes}), but the probabilities of all planes would take more than "
-            f"{_SUMS // 2**30} GiB: they are cut as radiologists look at them, axially."
-        )
-    return "all", (
-        f"No volume has thick slices ({planes}): all planes are learnt from and their probabilities summed, which was "
-        f"better on hippocampus. Segmenting takes {sum(shape) / shape[2]:.1f} times as long as with `--plane auto`."
+    return "auto", (
+        f"No volume has thick slices ({planes}): they are cut as radiologists look at them, axially. A training of "
+        "1,000 steps and more may gain from `--plane all`."
     )
 
 

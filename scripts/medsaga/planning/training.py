@@ -12,7 +12,7 @@ from .choice import Choices
 from .findings import Findings
 from .machine import Machine
 
-__all__ = ["choose_patients", "choose_steps", "steps_for"]
+__all__ = ["choose_patients", "choose_steps"]
 
 _MOST_TEST, _LARGE = (20, 50), 200  # test patients, below and from so many patients on
 _MOST_VALIDATION = 10
@@ -115,7 +115,7 @@ def choose_steps(
         "The rate falls to 0, so an average of the weights gains nothing (measured on hippocampus), and takes memory."
     )
     choices.choose("ema_momentum", None, text)
-    steps, text = steps_for(size, papers, machine)
+    steps, text = _steps(size, papers, machine)
     per_epoch = math.ceil(choices.training_slices / batch)
     epochs = min(_EPOCHS, max(1, round(steps / per_epoch)))
     text = f"{per_epoch} steps each, about {epochs * per_epoch} in all: {text}."
@@ -126,8 +126,7 @@ def choose_steps(
     choices.choose("val_interval", interval, f"Epochs from one validation to the next, {epochs // interval} in all.")
 
 
-def steps_for(size: int, papers: bool, machine: Machine) -> tuple[int, str]:
-    """Optimizer steps for inputs of ``size`` pixels, by the papers' settings or else small batches; and why so many."""
+def _steps(size: int, papers: bool, machine: Machine) -> tuple[int, str]:
     if papers:
         return 2500, "as bundle amos"
     if machine.gpu or size < 168:

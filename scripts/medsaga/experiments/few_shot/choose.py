@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
-from medsaga.bundle.methods import METHODS, VOLUMES_ONLY
+from medsaga.bundle.methods import METHODS, OF_VOLUMES
 from medsaga.bundle.root import bundle_folder
 from medsaga.data.case import patient_of
 from medsaga.files import replacing, write_json
@@ -56,7 +56,7 @@ def choose(
     config = ConfigParser(ConfigParser.load_config_files(str(folder / "configs" / "train.json")))
     config.update(options)
     parts = config.get_parsed_content("parts")
-    names = list(methods) or [name for name in METHODS if name != VOLUMES_ONLY or config["plane"] is not None]
+    names = list(methods) or [name for name in METHODS if name not in OF_VOLUMES or config["plane"] is not None]
     if unknown := [name for name in names if name not in METHODS]:
         raise ValueError(f"no method {', '.join(unknown)}; known are {', '.join(METHODS)}")
     splits = folds_of({patient_of(case) for case in parts["train"] + parts["validation"]}, folds, config["seed"])
