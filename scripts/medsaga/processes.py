@@ -9,9 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from functools import cache
 from multiprocessing.connection import wait as wait_for
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +32,8 @@ def in_processes(
 ) -> Iterator[tuple[int, Any]]:
     """Call a function with each item.
 
-    Processes are not forks of this one, because a fork of a process whose OpenMP threads have run can hang. Where the
-    system can, they are forks of a server that has imported what reading takes, which then is imported once; elsewhere
-    they are spawned. They use one thread each, and end with this process, however it ends.
+    Processes are spawned, not forked: a fork of a process whose OpenMP threads have run can hang. They use one thread
+    each, and end with this process, however it ends.
 
     Args:
         job: the function; it, the items and its results are pickled.
@@ -86,20 +83,10 @@ def _one_by_one(
 
 
 def _pool(processes: int, begin: Callable[[], None] | None) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(processes, _context(), initializer=_begin, initargs=(begin, dict(os.environ)))
+    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(begin,))
 
 
-@cache
-def _context() -> BaseContext:
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["medsaga.data"])
-    return context
-
-
-def _begin(begin: Callable[[], None] | None, environment: dict[str, str]) -> None:
-    os.environ.update(environment)  # as it is now; the server has that of the time when it was started
+def _begin(begin: Callable[[], None] | None) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     if begin is not None:
