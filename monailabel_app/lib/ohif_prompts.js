@@ -10,6 +10,7 @@ let takenBack = false; // something was, which the server does not know
 const finished = new Set(); // organs that were submitted, or whose prompts were cleared
 
 const modelOf = name => tab.props.info.data.models[name];
+const shownSeries = () => tab.props.getActiveViewportInfo().displaySet.SeriesInstanceUID;
 const optionsOf = name => tab.props.onOptionsConfig()?.infer?.[name] ?? {};
 
 // Numbers of the organs that are not drawn over: those that were prompted or submitted.
@@ -43,11 +44,10 @@ function request(organ, { dimension, config }) {
 async function ask(organ, prompt) {
   const name = tab.getSelectedModel();
   const { fields, axis, slice } = request(organ, modelOf(name));
-  const { SeriesInstanceUID } = tab.props.getActiveViewportInfo().displaySet;
   const kept = optionsOf(name).replace ? new Set() : keptBut(organ);
   if (prompt?.kind === 'foreground') refuseInside(kept, prompt);
   const waiting = setTimeout(() => say(`${name} is computing`, 'info'), 1000);
-  const answer = await tab.props.client().infer(name, SeriesInstanceUID, { ...optionsOf(name), ...fields });
+  const answer = await tab.props.client().infer(name, shownSeries(), { ...optionsOf(name), ...fields });
   clearTimeout(waiting);
   if (answer.status !== 200) return false;
   const changes = difference(voxelsOf(answer.data), numberOf(organ), kept, axis, slice);

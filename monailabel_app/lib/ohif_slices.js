@@ -1,4 +1,5 @@
-// Labels of some slices: the server names those to label, the view goes there, and submitted is that only they are labelled.
+// Labels of some slices: the server names those to label, the view goes there, and a label is submitted as one of these
+// slices only.
 
 let asked = []; // slices to label, counted from 0 along the volume's third axis; none is the whole volume
 let shown = -1; // which of them is looked at

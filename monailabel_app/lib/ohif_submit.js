@@ -1,11 +1,5 @@
 // A button that submits the label as it is drawn: OHIF's panel can train on labels, but has nothing to save one with.
 
-function shownSeries() {
-  const { viewportGridService, displaySetService } = window.services;
-  const { viewports, activeViewportId } = viewportGridService.getState();
-  return displaySetService.getDisplaySetByUID(viewports.get(activeViewportId).displaySetInstanceUIDs[0]).SeriesInstanceUID;
-}
-
 async function submit() {
   const values = drawn();
   if (!values.some(value => value)) return say('Nothing is segmented yet', 'warning');

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from medsaga.data import decathlon_datalist, split_by_patient, write_decathlon_phantoms
-from medsaga.experiments import active_learning
-from medsaga.experiments.active_learning import Run, Session, points, table
+from medsaga.experiments import active_learning, active_learning_run
+from medsaga.experiments.active_learning import points, table
+from medsaga.experiments.active_learning_run import Run, Session
 from medsaga.experiments.overrides import override
 from medsaga.networks import SamSegmenter
 from medsaga.reading import name_without_suffix
@@ -77,7 +78,7 @@ def test_a_session_has_images_without_labels_and_none_of_the_test_patients(phant
 
 def test_what_is_done_is_shown_and_not_played_again(phantoms, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(active_learning, "LabelServer", None)  # to start one would fail
+    monkeypatch.setattr(active_learning_run, "LabelServer", None)  # to start one would fail
     options = dict(map(override, SMALL))
     work = tmp_path / "work" / "hippocampus"
     for run in (Run("random", 0), Run("mixed", 0)):
@@ -117,7 +118,7 @@ def test_a_run_with_a_real_server_that_is_stopped_and_resumed(phantoms, tmp_path
     torch.manual_seed(0)
     state = SamSegmenter("vit_test", 64, 4).state_dict()
     torch.save({key: value for key, value in state.items() if key not in ("pixel_mean", "pixel_std")}, weights)
-    words += ["--slices", "2", "--override", *SMALL, f"weights={weights}", "--labels"]
+    words += ["--slices", "5", "--override", *SMALL, f"weights={weights}", "--labels"]
     folder = tmp_path / "work" / "hippocampus" / "mixed_seed0"
 
     active_learning.main([*words, "1"])
@@ -125,7 +126,7 @@ def test_a_run_with_a_real_server_that_is_stopped_and_resumed(phantoms, tmp_path
     truth = {case["patient"]: np.asarray(nib.load(case["label"]).dataobj) for case in decathlon_datalist(phantoms)}
     (first,) = before["labels"]
     assert first["strategy_used"] == "representative"
-    assert len(first["slices"]) == 2
+    assert len(first["slices"]) == 5
     pairs = sum((truth[first["image"]][..., first["slices"]] == c).any(axis=(0, 1)).sum() for c in (1, 2))
     assert 2 * pairs <= first["clicks"] <= 4 * pairs
 

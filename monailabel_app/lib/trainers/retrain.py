@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +112,13 @@ class RetrainTask(BundleTrainTask):
             "%s: training on %d labels, %d held back (%s)", self.model.name, len(train), len(held_back), held_back
         )
 
-        unlabelled = self._unlabelled(datastore) if method in (WITH_UNLABELLED, CHOOSE) else []
+        unlabelled = self._unlabelled(datastore, overrides) if method in (WITH_UNLABELLED, CHOOSE) else []
+        # before the first training: that a file is missing must not be found out after it
+        methods = {name: overlays_of(name, self.model.path) for name in methods_to_train(method, held_back, unlabelled)}
         epochs, results = int(request["max_epochs"] or 0), {}
-        for name in methods_to_train(method, held_back, unlabelled):
+        for name, overlays in methods.items():
             more = {"unlabelled#dataset#data": unlabelled} if name == WITH_UNLABELLED else {}
-            results[name] = self._in_memory({**overrides, **more}, name, settings, epochs, cases, held_back)
+            results[name] = self._in_memory({**overrides, **more}, name, overlays, settings, epochs, cases, held_back)
         if len(results) == 1:
             return next(iter(results.values()))
         best = max(results, key=lambda name: results[name]["score"])
@@ -138,20 +141,19 @@ class RetrainTask(BundleTrainTask):
             logger.warning("%s: not enough GPU memory with %s, trying less", self.model.name, leaner or "its settings")
         raise failure
 
-    def _unlabelled(self, datastore: Datastore) -> list[Case]:
-        """Images that nobody has labelled, of many some; those that cannot be read are named."""
-        images = []
+    def _unlabelled(self, datastore: Datastore, overrides: dict[str, Any]) -> list[Case]:
+        """Images that nobody has labelled, of many some, preprocessed into the slice cache."""
+        overlays, cases = overlays_of(WITH_UNLABELLED, self.model.path), []
+
+        def take(image: str) -> None:
+            case = {"image": datastore.get_image_uri(image)}
+            self._dataset([case], overrides, overlays, "unlabelled")
+            cases.append(case)
+
         for image in sorted(datastore.get_unlabeled_images(), key=checksum):
-            if len(images) == _MOST_UNLABELLED:
-                break
-            try:
-                path = datastore.get_image_uri(image)
-                self.model.prepare(path)
-            except Exception as err:
-                logger.warning("%s: not learnt from. %s", image, root_cause(err))
-                continue
-            images.append({"image": path})
-        return images
+            if len(cases) < _MOST_UNLABELLED:
+                _or_left_out(partial(take, image), image)
+        return cases
 
     def overrides(self, device: str, from_served: bool) -> dict[str, Any]:
         """What differs from the bundle's own training."""
@@ -195,13 +197,13 @@ class RetrainTask(BundleTrainTask):
     def usable(self, datalist: list[Case], overrides: dict[str, Any]) -> dict[str, Case]:
         """Labelled cases by name, preprocessed into the slice cache; those that cannot be learnt from are named."""
         cases = {}
-        for case in sorted(datalist, key=lambda c: c["image"]):
-            try:
-                self._dataset([case], overrides)
-            except Exception as err:
-                logger.warning("%s: left out of training. %s", Path(case["label"]).name, root_cause(err))
-                continue
+
+        def take(case: Case) -> None:
+            self._dataset([case], overrides)
             cases[Path(case["image"]).name] = case
+
+        for case in sorted(datalist, key=lambda c: c["image"]):
+            _or_left_out(partial(take, case), Path(case["label"]).name)
         return cases
 
     def parsed(self, overrides: dict[str, Any], overlays: Sequence[str] = ()) -> ConfigParser:
@@ -211,21 +213,23 @@ class RetrainTask(BundleTrainTask):
         parser.update(literals(overrides))
         return parser
 
-    def _dataset(self, cases: list[Case], overrides: dict[str, Any], overlays: Sequence[str] = ()) -> Any:
+    def _dataset(
+        self, cases: list[Case], overrides: dict[str, Any], overlays: Sequence[str] = (), part: str = "train"
+    ) -> Any:
         # without class_names no warning: that one case alone does not show a class says nothing
-        own = {"train#dataset#data": cases, "train#dataset#class_names": None}
-        return self.parsed({**overrides, **own}, overlays).get_parsed_content("train#dataset")
+        own = {f"{part}#dataset#data": cases, "train#dataset#class_names": None}
+        return self.parsed({**overrides, **own}, overlays).get_parsed_content(f"{part}#dataset")
 
     def _train(
         self,
         overrides: dict[str, Any],
         method: str,
+        overlays: Sequence[str],
         settings: FewShot,
         max_epochs: int,
         cases: dict[str, Case],
         held_back: list[str],
     ) -> dict[str, Any]:
-        overlays = overlays_of(method, self.model.path)
         batch_size = overrides.get("batch_size") or self.bundle_config["batch_size"]
         slices = len(self._dataset(overrides["train#dataset#data"], overrides, overlays))
         epochs = max_epochs or settings.epochs(-(-slices // batch_size))
@@ -270,3 +274,11 @@ class RetrainTask(BundleTrainTask):
         stats.write(best_metric=(score if serve else served_score) or 0, message=message)
         workflow.finalize()
         return {"version": version.file, "served": serve, "score": score, "served_score": served_score, "why": why}
+
+
+def _or_left_out(take: Callable[[], None], name: str) -> None:
+    """Take something to learn from, or say by name why it cannot be."""
+    try:
+        take()
+    except Exception as err:
+        logger.warning("%s: left out of training. %s", name, root_cause(err))

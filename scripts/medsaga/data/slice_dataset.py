@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,6 @@ class SliceDataset(Dataset):
                 logger.warning(self.shortages[-1])
             slices = slices[np.random.RandomState(seed).permutation(len(slices))[:num_slices]]
         self.slices = slices
-        self._drawn = [np.zeros(len(one.classes), bool) for one in self.cases]
-        for number, position in slices.tolist():
-            self._drawn[number][position] = True
         self._min_classes = min_classes
         drawn = {str(self.cases[number].case["image"]) for number in np.unique(slices[:, 0])}
         logger.info(f"{len(slices)} training slices of {len(drawn)} of {len(data)} cases.")
@@ -131,6 +129,14 @@ class SliceDataset(Dataset):
         cases, positions = self.slices[np.lexsort(self.slices.T[::-1])].T
         ends = np.searchsorted(cases, np.arange(1, len(self.cases)))
         return [part.tolist() for part in np.split(positions, ends)]
+
+    @cached_property
+    def _drawn(self) -> list[np.ndarray]:
+        """(D,) bool of each case: its training slices."""
+        drawn = [np.zeros(len(one.classes), bool) for one in self.cases]
+        for of_one, positions in zip(drawn, self.shown_slices()):
+            of_one[positions] = True
+        return drawn
 
     def unseen_classes(self) -> list[int]:
         """Classes besides background that none of the training slices shows; none where cases have no labels."""
