@@ -13,6 +13,10 @@ from .small_disk import mounted
 
 # tests train for seconds; what a first model has to be worth is tested by itself
 os.environ.setdefault("MEDSAGA_FIRST_DICE", "0")
+# processes that tests start import what users have, and share the cores with the tests beside them
+HIDDEN = str(Path(__file__).parent / "hidden")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HIDDEN, os.environ.get("PYTHONPATH")]))
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -271,6 +271,41 @@ def test_metrics_of_nothing_select_as_no_validation_does(tmp_path, caplog):
     assert run.epoch_of("last.pt") == 4 and run.epoch_of("best.pt") == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "last", "best"),
+    [
+        ({}, [1, 1, 1, 1, 5], [1, 1, 1, 1, 5]),  # without validation what is served follows last.pt
+        ({"metrics": [0.5, 0.4, 0.6, 0.3, 0.2]}, [1, 1, 3, 3, 5], [1, 1, 3, 3, 3]),
+        ({"metrics": [0.5, 0.4, 0.3, 0.2, 0.1], "patience": 2}, [1, 1, 3], [1, 1, 1]),
+        ({"save_seconds": 0}, [1, 2, 3, 4, 5], [1, 2, 3, 4, 5]),
+    ],
+    ids=["no validation", "validation", "patience", "each"],
+)
+def test_within_a_time_only_first_last_and_better_epochs_are_written(tmp_path, options, last, best):
+    written = []
+
+    class Note:
+        def attach(self, engine):
+            engine.add_event_handler(
+                Events.EPOCH_COMPLETED, lambda _: written.append([run.epoch_of("last.pt"), run.epoch_of("best.pt")])
+            )
+
+    run = Run(tmp_path, epochs=5, handlers=[Note()], **{"save_seconds": 3600, **options})
+    run()
+    assert written == [list(pair) for pair in zip(last, best)]
+    assert equal(run.load("models/model.pt"), run.load("best.pt")["network"])
+
+
+def test_a_run_killed_after_epochs_that_were_not_written_ends_the_same(tmp_path, caplog):
+    whole = Run(tmp_path / "whole")()
+    killed(tmp_path / "killed", 4, save_seconds=3600)
+    with caplog.at_level(logging.INFO):
+        resumed = Run(tmp_path / "killed", resume=True, save_seconds=3600)()
+    assert "Resumed after epoch 1 of 4" in caplog.text
+    for name in whole.files():
+        assert equal(resumed.load(name), whole.load(name)), name
+
+
 def test_says_which_epoch_is_served(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         Run(tmp_path / "a", metrics=[0.1, 0.9, 0.4, 0.5])()

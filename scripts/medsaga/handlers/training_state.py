@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,14 @@ __all__ = ["TrainingState"]
 class TrainingState:
     """Ignite handler of a MONAI trainer that saves, selects, stops and resumes.
 
-    After each epoch it writes ``state_dir/last.pt`` with network, optimiser, schedule, loss scaler and counters; after
-    a validation better than all before also ``state_dir/best.pt`` (the same content) and ``model_path`` (the network
-    alone, what is served). Without validation ``model_path`` follows the last epoch. It stands in for MONAI's
+    At the end of an epoch it writes ``state_dir/last.pt`` with network, optimiser, schedule, loss scaler and counters;
+    after a validation better than all before also ``state_dir/best.pt`` (the same content) and ``model_path`` (the
+    network alone, what is served). Without validation ``model_path`` follows ``last.pt``. It stands in for MONAI's
     ``CheckpointSaver`` and ``EarlyStopHandler``, which remove the old file before the new one is written and forget
     the best score and the patience used up when a run is resumed.
 
     Every file is written under a temporary name and renamed, so a run killed at any moment leaves whole files. With
-    ``resume`` it goes on after the last epoch that was completed, and ends with the weights of a run that was never
+    ``resume`` it goes on after the last epoch that was written, and ends with the weights of a run that was never
     killed: sampler and augmentation are functions of seed and epoch (:class:`~medsaga.data.EpochSampler`), and global
     random states are seeded here as each epoch starts.
 
@@ -66,6 +67,8 @@ class TrainingState:
         settings: values by name that decide the result; None records and compares none.
         average: of the network's weights, kept up to date from here. Its network is what ``model_path`` gets; the state
             has both.
+        save_seconds: after which an epoch is written again; 0 writes each. Epochs of one step would else spend more
+            time on files than on learning. The first epoch, the last and each better validation are always written.
 
     Raises:
         ValueError: ``resume`` or ``trained_only`` is neither; as the run starts, when the run to resume has other
@@ -89,6 +92,7 @@ class TrainingState:
         record: dict[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
         average: MovingAverage | None = None,
+        save_seconds: float = 0,
     ) -> None:
         self.last, self.best = Path(state_dir) / "last.pt", Path(state_dir) / "best.pt"
         self.model_path = Path(model_path)
@@ -99,6 +103,8 @@ class TrainingState:
         self.evaluator = evaluator
         self.resume = _is_true("resume", resume)
         self.patience = patience
+        self.save_seconds = save_seconds
+        self.saved_epoch, self.saved_at = 0, -math.inf
         self.seed = seed
         self.record = record
         self.settings = None if settings is None else plain(settings)
@@ -117,7 +123,7 @@ class TrainingState:
         engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.STARTED, self.write_split)
         engine.add_event_handler(Events.EPOCH_STARTED, self.seed_epoch)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: check_loss(engine, self._kept(engine)))
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: check_loss(engine, self._kept()))
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
         engine.add_event_handler(Events.COMPLETED, self.report)
         if self.average is not None:
@@ -133,9 +139,12 @@ class TrainingState:
             write_json(self.last.parent / "split.json", self.record)
 
     def save(self, engine: Engine) -> None:
-        """Select and write, on the first process alone; stop where patience is at its end, on all."""
-        check_weights(engine, self.network.state_dict(), self._kept(engine))
+        """Select; stop where patience is at its end; write what is due, on the first process alone."""
+        check_weights(engine, self.network.state_dict(), self._kept())
         better = self._select(engine)
+        self._stop_without_better(engine)
+        if not self._is_due(engine, better):
+            return
         if _is_first_process():
             state = self._state(engine)
             if better:
@@ -145,7 +154,13 @@ class TrainingState:
                 _write(with_record(weights, self.record), self.model_path)
                 _write(state, self.best)
             _write(state, self.last)
-        self._stop_without_better(engine)
+        self.saved_epoch, self.saved_at = engine.state.epoch, time.monotonic()
+
+    def _is_due(self, engine: Engine, better: bool) -> bool:
+        epoch = engine.state.epoch
+        ends = epoch == engine.state.max_epochs or engine.should_terminate
+        validated = better and self.selection["validated_epoch"] == epoch
+        return ends or validated or time.monotonic() >= self.saved_at + self.save_seconds
 
     def _stop_without_better(self, engine: Engine) -> None:
         if self.patience is not None and self.selection["without_better"] >= self.patience:
@@ -186,11 +201,13 @@ class TrainingState:
             **({} if self.settings is None else {"settings": self.settings}),
         }
 
-    def _kept(self, engine: Engine) -> str:
-        done = engine.state.epoch - 1
-        if not done:
+    def _kept(self) -> str:
+        if not self.saved_epoch:
             return "Nothing has been saved."
-        return f"{self.last} holds the state after epoch {done}, and {self.model_path} the weights chosen until then."
+        return (
+            f"{self.last} holds the state after epoch {self.saved_epoch}, and {self.model_path} the weights chosen "
+            "until then."
+        )
 
     def load(self, engine: Engine) -> None:
         """Take up the run that ``last.pt`` holds, if asked to."""
@@ -222,7 +239,7 @@ class TrainingState:
         if engine.scaler is not None and scaler:
             engine.scaler.load_state_dict(scaler)
         engine.state.epoch, engine.state.iteration = progress["epoch"], progress["iteration"]
-        self.selection = selection
+        self.saved_epoch, self.selection = progress["epoch"], selection
         self.logger.info(f"Resumed after epoch {engine.state.epoch} of {engine.state.max_epochs} from {self.last}.")
         self._stop_without_better(engine)  # it may have stopped already
 
