@@ -9,7 +9,7 @@ import torch
 
 from medsaga.data import write_decathlon_phantoms
 from medsaga.experiments import slice_choice
-from medsaga.experiments.slice_choice import STRATEGIES, Pool, choose, page
+from medsaga.experiments.slice_choice import STRATEGIES, Pool, choose, forecasts, page
 from medsaga.networks import SamSegmenter
 
 from ..integration.bundles import ROOT
@@ -77,6 +77,20 @@ def test_differences_are_paired_by_seed():
     assert isinstance(rows, pd.DataFrame) and len(rows) == 4
 
 
+def test_the_mean_over_seeds_is_continued_to_each_later_number():
+    def run(shift):
+        curve = {10: 0.6, 20: 0.7, 40: 0.75, 80: 0.775}  # 0.8 - 2 / n
+        return [{"slices": n, "clicks": 0, "dice": [dice + shift]} for n, dice in curve.items()]
+
+    _, rows = page({"random_seed0": run(0.02), "random_seed1": run(-0.02)}, ["random"], [0, 1])
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in forecasts(rows).splitlines()[2:]]
+    assert [(line[1], line[2], line[4]) for line in lines] == [("10, 20", "40", "0.750"), ("10, 20, 40", "80", "0.775")]
+    assert all(abs(float(line[5])) < 0.02 for line in lines)
+    for line in lines:
+        low, high = map(float, line[3].split(", ")[1].split(" to "))
+        assert low < float(line[4]) < high
+
+
 def test_the_command_plays_and_does_not_play_twice(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     data = write_decathlon_phantoms(tmp_path / "data", cases=6, shape=(24, 32, 6))
@@ -85,11 +99,11 @@ def test_the_command_plays_and_does_not_play_twice(tmp_path, monkeypatch):
     words += [f"dataset_dir={data}", "network_def#encoder=vit_test", "image_size=64", "weights=null", "test_patients=1"]
     words += ["val_patients=2", "num_slices=null"]
     slice_choice.main(words)
-    text = (tmp_path / "docs" / "slice_choice.md").read_text()
+    text = (tmp_path / "docs" / "slice_choice_hippocampus.md").read_text()
     assert "Mean Dice of 2 validation patients" in text
     slices = re.search(r"(\d+) slices of 3 patients", text)[1]
     assert "| 8 | clasp |" in text and f"| {slices} | all |" in text
-    assert (tmp_path / "docs" / "figures" / "slice_choice.png").is_file()
+    assert (tmp_path / "docs" / "figures" / "slice_choice_hippocampus.png").is_file()
     results = json.loads((tmp_path / "work" / "hippocampus" / "results.json").read_text())
     assert [row["slices"] for row in results["clasp_seed0"]] == [4, 8]
     monkeypatch.setattr(slice_choice, "play", None)  # to play would fail

@@ -29,6 +29,7 @@ from medsaga.files import replacing, write_json
 from medsaga.losses import LogitResolutionDiceCELoss
 from medsaga.losses.resolution import to_logits_resolution
 from medsaga.lr_schedulers import WarmupPolynomialLR
+from medsaga.metrics import forecast
 from medsaga.networks import SamSegmenter
 from medsaga.transforms import FitSquared
 
@@ -207,6 +208,28 @@ def page(results: dict[str, list[dict]], strategies: Sequence[str], seeds: Seque
     return "\n".join([*lines[:2], *order]), rows
 
 
+def forecasts(rows: pd.DataFrame) -> str:
+    """Markdown: what each strategy's smaller budgets let expect of a budget, and what was measured.
+
+    Args:
+        rows: values of :func:`page`; the mean over seeds is continued.
+    """
+    lines = [
+        "| Strategy | continued from | to | expected, 80 % interval | measured | difference |",
+        "|---|---|---|---|---|---|",
+    ]
+    for strategy, own in rows.groupby("strategy", sort=False):
+        mean = own.groupby("slices")["dice"].mean()
+        for i in range(2, len(mean)):
+            count, known = int(mean.index[i]), mean.iloc[:i]
+            said, found = forecast(known.index, known, count), mean.iloc[i]
+            lines.append(
+                f"| {strategy} | {', '.join(map(str, known.index))} | {count} | {said.expected:.3f}, {said.low:.3f} to "
+                f"{said.high:.3f} | {found:.3f} | {found - said.expected:+.3f} |"
+            )
+    return "\n".join(lines)
+
+
 def _draw(rows: pd.DataFrame, path: Path) -> None:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -272,17 +295,21 @@ def main(words: Sequence[str] | None = None) -> None:
             write_json(file, results)
     names = [*parsed.strategies, *(["all"] if parsed.all else [])]
     table, rows = page(results, names, parsed.seeds)
-    _draw(rows[rows["strategy"] != "all"], parsed.output / "figures" / "slice_choice.png")
+    bought = rows[rows["strategy"] != "all"]
+    page_name = f"slice_choice_{work.name}"
+    _draw(bought, parsed.output / "figures" / f"{page_name}.png")
     command = shlex.join(sys.argv[1:] if words is None else words)
+    patients = len(parts["validation"])
     text = (
-        f"# Which slices to label\n\nMean Dice of {len(parts['validation'])} validation patients, mean ± standard "
-        f"deviation over seeds; differences are paired by seed, ± standard error. Up to the first number all label the "
-        f"same slices. {len(datasets[0])} slices of {len(parts['train'])} patients to choose from. The encoder is "
-        f"frozen, the decoder is trained for {parsed.steps} steps. Published weights may have been trained on a public "
-        f"data set.\n\n{table}\n\n![Dice against labelled slices](figures/slice_choice.png)\n\n"
+        f"# Which slices to label: `{work.name}`\n\nMean Dice of {patients} validation patients, mean ± standard "
+        "deviation over seeds; differences are paired by seed, ± standard error. Up to the first number all "
+        f"label the same slices. {len(datasets[0])} slices of {len(parts['train'])} patients to choose from. The "
+        f"encoder is frozen, the decoder is trained for {parsed.steps} steps. Published weights may have been trained "
+        f"on a public data set.\n\n{table}\n\n![Dice against labelled slices](figures/{page_name}.png)\n\n"
+        f"Learning curves continued ([how](learning_curve.md)), and what came:\n\n{forecasts(bought)}\n\n"
         f"{describe_machine('cpu')}. `python -m medsaga.experiments.slice_choice {command}`\n"
     )
-    (parsed.output / "slice_choice.md").write_text(text)
+    (parsed.output / f"{page_name}.md").write_text(text)
     print(text)
 
 
