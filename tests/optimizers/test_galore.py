@@ -824,6 +824,11 @@ def test_optimizer_can_be_copied(copied):
     "options",
     [
         {"lr": -1.0},
+        {"lr": math.nan},
+        {"lr": math.inf},
+        {"rank": 1.5},
+        {"weight_decay": math.nan},
+        {"update_gap": math.nan},
         {"betas": (0.9, 1.0)},
         {"eps": -1e-8},
         {"weight_decay": -0.1},

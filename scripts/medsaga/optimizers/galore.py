@@ -2,64 +2,22 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
-from torch.optim.adamw import adamw
 from torch.optim.optimizer import Optimizer, ParamsT, StateDict
 
-from .distributed import average, several_processes, share_basis
-from .moments import (
-    STATE_BITS,
-    copy_moments,
-    is_8bit,
-    moment_shapes,
-    new_moments,
-    read_moments,
-    state_dtype,
-    write_moments,
-)
-from .projection import (
-    PROJECTIONS,
-    Basis,
-    find_basis,
-    has_exact_basis,
-    project,
-    project_back,
-    projected_shape,
-    projected_sides,
-    rotate_moments,
-    sketch_basis,
-)
-from .rounding import round_stochastically
+from .pending import Pending, call_after_backward, with_gradient
+from .state import check_group, check_state, restored
+from .update import update_plain, update_projected
 
 __all__ = ["GaLoreAdamW"]
 
 # of a group: the user's choice for this run, which a checkpoint must not overrule
 _SETTINGS = ("rank", "update_gap", "scale", "projection", "rotate_moments", "seed", "state_bits")
-# of a parameter's state: counters, kept on the CPU so that reading them never waits for a GPU
-_COUNTERS = ("step", "basis_step")
-_SIDES = Basis._fields
-# "basis_step" of a basis that is only a sketch
-_SKETCHED = -1
-
-
-class _Pending(NamedTuple):
-    """A gradient on its way to the update.
-
-    Args:
-        low_rank: the gradient in the low-rank space, summed over backward passes; None while there is no basis.
-        basis: what it was projected on.
-        is_new: whether the basis is not yet the state's.
-    """
-
-    low_rank: Tensor | None
-    basis: Basis | None
-    is_new: bool
 
 
 class GaLoreAdamW(Optimizer):
@@ -159,7 +117,7 @@ class GaLoreAdamW(Optimizer):
         self.update_in_backward = update_in_backward
         self.max_norm = max_norm
         self._index: dict[Tensor, tuple[dict[str, Any], int]] = {}
-        self._pending: dict[Tensor, _Pending] = {}
+        self._pending: dict[Tensor, Pending] = {}
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -198,7 +156,7 @@ class GaLoreAdamW(Optimizer):
         """
         super().add_param_group(param_group)
         try:
-            _check_group(self.param_groups[-1])
+            check_group(self.param_groups[-1])
         except ValueError:
             self.param_groups.pop()
             raise
@@ -223,7 +181,7 @@ class GaLoreAdamW(Optimizer):
         if self.update_in_backward:
             for param in self._index:
                 if param not in known:
-                    _take_in_backward(param, self)
+                    call_after_backward(param, self._take)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients, those kept since a backward pass included."""
@@ -255,17 +213,15 @@ class GaLoreAdamW(Optimizer):
             return loss
         for param in self._index:
             if param.grad is not None:
-                # torch.optim has no matrix products, so stepping inside autocast is harmless there; keep it so here
-                with torch.autocast(param.device.type, enabled=False):
-                    self._project(param)
+                self._project(param)
         self._scale_gradients()
         for group in self.param_groups:
             if group["rank"] is None:
-                self._update_plain([p for p in group["params"] if p.grad is not None], group)
+                update_plain([p for p in group["params"] if p.grad is not None], self.state, group)
         for param in self._index:  # and not in the order of backward, so that results are the same with and without
             if param in self._pending:
                 with torch.autocast(param.device.type, enabled=False):
-                    self._update_projected(param, self._pending[param])
+                    update_projected(param, self._pending[param], self.state[param], *self._index[param])
         self._pending.clear()
         return loss
 
@@ -289,7 +245,7 @@ class GaLoreAdamW(Optimizer):
 
         def inspect(_: Optimizer, final: StateDict) -> None:
             for param, group, state in self._match(final):
-                _check_state(param, group, state)
+                check_state(param, group, state)
             loaded.update(final)
 
         # a hook, and the last one, so that it sees the state as other hooks leave it
@@ -303,14 +259,8 @@ class GaLoreAdamW(Optimizer):
         self._number_parameters()  # the groups are new ones
         # torch has just cast the state to the parameter's dtype, which would round float32 moments to bfloat16
         for param, group, state in self._match(loaded):
-            if not state:
-                continue
-            own = self.state[param] = {key: state[key].to("cpu", copy=True) for key in _COUNTERS if key in state}
-            own.update(
-                {key: state[key].to(param.device, state_dtype(param), copy=True) for key in _SIDES if key in state}
-            )
-            own.update(new_moments(tuple(state["exp_avg"].shape), param, group["state_bits"]))
-            copy_moments(own, state)
+            if state:
+                self.state[param] = restored(state, param, group)
 
     def _match(self, state_dict: StateDict) -> Iterator[tuple[Tensor, dict[str, Any], dict[str, Any]]]:
         """Pairs every parameter (and its group here) with its state in a state dict."""
@@ -320,7 +270,7 @@ class GaLoreAdamW(Optimizer):
 
     def _check_before_step(self) -> None:
         for group in self.param_groups:
-            _check_group(group)  # again, as its settings may have been changed
+            check_group(group)  # again, as its settings may have been changed
             for param in group["params"]:
                 if param.grad is not None or param in self._pending:
                     self._check_param(param, group)
@@ -332,7 +282,7 @@ class GaLoreAdamW(Optimizer):
                 f"{tuple(param.shape)} is one. Use sparse=False in its nn.Embedding, or torch.optim.SparseAdam."
             )
         if param in self.state:
-            _check_state(param, group, self.state[param])
+            check_state(param, group, self.state[param])
 
     def _loss_scale_overflowed(self) -> bool:
         """Undo a GradScaler's loss scale, which it leaves to this optimizer, or tell that the step is to be skipped."""
@@ -368,263 +318,23 @@ class GaLoreAdamW(Optimizer):
             gradient.mul_(factor.to(gradient.device))
 
     def _project(self, param: Tensor) -> None:
-        """Project a parameter's gradient, on a new basis where one is due, and add it to what is pending."""
         group, index = self._index[param]
         state = self.state.get(param, {})
-        gradient = _as_matrix(param.grad).to(state_dtype(param))
-        pending = self._pending.get(param)
-        if pending is None or pending.basis is None:
-            pending = _Pending(None, _basis(state), False)
-            if _refresh_is_due(state, group, index):
-                # of gradients taken inside backward only the projection is averaged, so not yet this one
-                if self.update_in_backward and several_processes():
-                    average(gradient)
-                new = _new_basis(gradient, state, group, index)
-                if new is not None:
-                    pending = _Pending(None, share_basis(new) if several_processes() else new, True)
-        if pending.basis is not None:
-            low_rank = project(gradient, pending.basis)
-            if self.update_in_backward and several_processes():
-                average(low_rank)
-            if pending.low_rank is not None:
-                low_rank += pending.low_rank
-            pending = pending._replace(low_rank=low_rank)
-        self._pending[param] = pending
+        # torch.optim has no matrix products, so stepping inside autocast is harmless there; keep it so here
+        with torch.autocast(param.device.type, enabled=False):
+            self._pending[param] = with_gradient(
+                self._pending.get(param), param, state, group, index, averaged=self.update_in_backward
+            )
 
-    def _update_plain(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        """AdamW in the full space."""
-        torchs, others = [], []
-        for index, param in enumerate(params):
-            if not self.state[param]:
-                self.state[param] = _new_state(tuple(param.shape), param, group)
-            if param.dtype == state_dtype(param) and not is_8bit(self.state[param]):
-                torchs.append(param)
-            else:
-                others.append((index, param))
-        if torchs:
-            moments = [read_moments(self.state[p]) for p in torchs]
-            _adamw(torchs, [p.grad for p in torchs], moments, [self.state[p]["step"] for p in torchs], group)
-        for index, param in others:
-            update = _adam_update(param.grad.to(state_dtype(param)), self.state[param], group)
-            _apply(param, update, group, 1.0, _seed(group, -1 - index, self.state[param]))
-
-    def _update_projected(self, param: Tensor, pending: _Pending) -> None:
-        """AdamW in the low-rank space (MedSAGa, eq. 1)."""
-        group, index = self._index[param]
-        state = self.state[param]
-        if not state:
-            low_rank_shape = projected_shape(_matrix_shape(param), group["rank"], group["projection"])
-            state.update(_new_state(low_rank_shape, param, group))
-        if pending.is_new:
-            _change_basis(state, pending.basis, param, group)
-        if pending.low_rank is None:
-            state["step"] += 1  # a zero gradient counts as a step in AdamW as well
-            _apply(param, None, group, 1.0, _seed(group, index, state))
-            return
-        update = _adam_update(pending.low_rank, state, group)
-        if param.dtype == state_dtype(param) and param.is_contiguous():
-            _apply_low_rank(_as_matrix(param), update, pending.basis, group)
-        else:
-            update = project_back(update, pending.basis).view(param.shape)
-            _apply(param, update, group, group["scale"], _seed(group, index, state))
-
-
-def _take_in_backward(param: Tensor, optimizer: GaLoreAdamW) -> None:
-    """Have a parameter's gradient projected and freed as soon as backward has computed it."""
-    # weakly, or the network would keep every optimizer that ever trained it alive, and these would go on taking
-    owner = weakref.ref(optimizer)
-
-    @torch.no_grad()
-    def take(param: Tensor) -> None:
-        self = owner()
-        if self is None:
-            handle.remove()
-            return
+    def _take(self, param: Tensor) -> None:
+        """Project a gradient and free it, inside backward."""
         if param not in self._index:
             return
         self._check_param(param, self._index[param][0])
-        with torch.autocast(param.device.type, enabled=False):
-            self._project(param)
+        self._project(param)
         pending = self._pending[param]
         # all processes see the same average, and so decide alike
         if pending.low_rank is None or pending.low_rank.isfinite().all():
             param.grad = None
         else:
             del self._pending[param]  # left in place, where a GradScaler finds it
-
-    handle = param.register_post_accumulate_grad_hook(take)
-
-
-def _matrix_shape(param: Tensor) -> tuple[int, int]:
-    return param.shape[0], param.numel() // param.shape[0]
-
-
-def _as_matrix(tensor: Tensor) -> Tensor:
-    return tensor.reshape(_matrix_shape(tensor))
-
-
-def _new_state(shape: tuple[int, ...], param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-    return {"step": _counter(0), **new_moments(shape, param, group["state_bits"])}
-
-
-def _counter(value: int) -> Tensor:
-    # a tensor, as torch's own functional AdamW wants its step
-    return torch.tensor(float(value), dtype=torch.float32, device="cpu")
-
-
-def _seed(group: dict[str, Any], index: int, state: dict[str, Any]) -> int:
-    # apart for every parameter and step, and always within the 64 bits a generator takes
-    step = int(state["step"].item()) if state else 0
-    return ((group["seed"] * 1_000_003 + index) * 1_000_003 + step) % 2**63
-
-
-def _basis(state: dict[str, Any]) -> Basis | None:
-    return Basis(*(state.get(side) for side in _SIDES)) if "basis_step" in state else None
-
-
-def _refresh_is_due(state: dict[str, Any], group: dict[str, Any], index: int) -> bool:
-    if "basis_step" not in state:
-        return True
-    step, last = int(state["step"].item()), int(state["basis_step"].item())
-    gap = group["update_gap"]
-    if last == _SKETCHED:
-        return step > index % gap  # one parameter after the other
-    # counted in whole gaps, not by step % gap == 0, so that a refresh that was put off stays due; shifted by the
-    # index, so that the cost of many refreshes is spread over the gap
-    return (step + index) // gap > (last + index) // gap
-
-
-def _new_basis(gradient: Tensor, state: dict[str, Any], group: dict[str, Any], index: int) -> Basis | None:
-    seed = _seed(group, index, state)
-    old = _basis(state)
-    if old is None and not has_exact_basis((gradient.shape[0], gradient.shape[1]), group["rank"]):
-        return sketch_basis(gradient, group["rank"], group["projection"], seed)
-    return find_basis(gradient, group["rank"], group["projection"], seed, old)
-
-
-def _change_basis(state: dict[str, Any], basis: Basis, param: Tensor, group: dict[str, Any]) -> None:
-    """Take up a new basis, and carry the moments over."""
-    old, step = _basis(state), int(state["step"].item())
-    if group["rotate_moments"] and old is not None:
-        moments = read_moments(state)
-        rotate_moments(*moments, old, basis, group["betas"], step)
-        write_moments(state, *moments)
-    state.update({side: vectors for side, vectors in zip(_SIDES, basis) if vectors is not None})
-    is_sketch = old is None and not has_exact_basis(_matrix_shape(param), group["rank"])
-    state["basis_step"] = _counter(_SKETCHED if is_sketch else step)
-
-
-def _adamw(
-    params: list[Tensor],
-    grads: list[Tensor],
-    moments: list[tuple[Tensor, Tensor]],
-    steps: list[Tensor],
-    group: dict[str, Any],
-    weight_decay: float | None = None,
-) -> None:
-    adamw(
-        params,
-        grads,
-        [exp_avg for exp_avg, _ in moments],
-        [exp_avg_sq for _, exp_avg_sq in moments],
-        [],
-        steps,
-        amsgrad=False,
-        beta1=group["betas"][0],
-        beta2=group["betas"][1],
-        lr=group["lr"],
-        weight_decay=group["weight_decay"] if weight_decay is None else weight_decay,
-        eps=group["eps"],
-        maximize=False,
-    )
-
-
-def _adam_update(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    """What AdamW without weight decay would add to a parameter with this gradient, learning rate included."""
-    update = torch.zeros_like(gradient)
-    moments = read_moments(state)
-    _adamw([update], [gradient], [moments], [state["step"]], group, weight_decay=0.0)
-    write_moments(state, *moments)
-    return update
-
-
-def _apply(param: Tensor, update: Tensor | None, group: dict[str, Any], scale: float, seed: int) -> None:
-    """Weight decay, then the update. Half precision is rounded once, or a small decay would round away."""
-    value = param.to(state_dtype(param))
-    value.mul_(1 - group["lr"] * group["weight_decay"])
-    if update is not None:
-        value.add_(update, alpha=scale)
-    if value is not param:
-        param.copy_(round_stochastically(value, seed) if param.dtype == torch.bfloat16 else value)
-
-
-def _apply_low_rank(matrix: Tensor, update: Tensor, basis: Basis, group: dict[str, Any]) -> None:
-    """The same from the low-rank space, in one pass over the matrix, and without its update in full."""
-    decay = float(1 - group["lr"] * group["weight_decay"])
-    if basis.left is None:
-        left, right = update, basis.right.T
-    else:
-        left, right = basis.left, update if basis.right is None else update @ basis.right.T
-    matrix.addmm_(left, right, beta=decay, alpha=group["scale"])
-
-
-def _check_group(group: dict[str, Any]) -> None:
-    if group["lr"] < 0:
-        raise ValueError(f"lr must not be negative, got {group['lr']}.")
-    if not all(0 <= beta < 1 for beta in group["betas"]):
-        raise ValueError(f"betas must lie in [0, 1), got {group['betas']}.")
-    for key in ("eps", "weight_decay"):
-        if group[key] < 0:
-            raise ValueError(f"{key} must not be negative, got {group[key]}.")
-    if group["state_bits"] not in STATE_BITS:
-        raise ValueError(f"state_bits must be one of {STATE_BITS}, got {group['state_bits']!r}.")
-    if group["update_gap"] < 1:
-        raise ValueError(f"update_gap must be at least 1, got {group['update_gap']}.")
-    if group["projection"] not in PROJECTIONS:
-        raise ValueError(f"projection must be one of {PROJECTIONS}, got {group['projection']!r}.")
-    for param in group["params"]:
-        if not param.is_floating_point():
-            raise ValueError(f"GaLoreAdamW updates real floating-point parameters only, got one of {param.dtype}.")
-    rank = group["rank"]
-    if rank is None:
-        return
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1, or None for plain AdamW, got {rank}.")
-    for param in group["params"]:
-        shape = tuple(param.shape)
-        if param.ndim < 2:
-            raise ValueError(
-                f"a parameter of shape {shape} cannot be projected to rank {rank}: it has fewer than two dimensions. "
-                f"Put it into a group with rank=None."
-            )
-        if rank > min(_matrix_shape(param)):
-            raise ValueError(
-                f"rank {rank} is larger than a parameter of shape {shape} allows: as a matrix of shape "
-                f"{_matrix_shape(param)} it has at most rank {min(_matrix_shape(param))}. Lower the rank, or put the "
-                f"parameter into a group with rank=None."
-            )
-
-
-def _check_state(param: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
-    """Raise ValueError unless the state is empty or is one this optimizer makes for this parameter and group."""
-    if not state:
-        return
-    rank, projection = group["rank"], group["projection"]
-    expected: dict[str, tuple[int, ...]] = {"step": ()}
-    if rank is None:
-        expected.update(moment_shapes(tuple(param.shape), state))
-    else:
-        shape = _matrix_shape(param)
-        expected.update(moment_shapes(projected_shape(shape, rank, projection), state))
-        if any(side in state for side in _SIDES):  # else no usable gradient has come yet
-            expected["basis_step"] = ()
-            for side, size, projected in zip(_SIDES, shape, projected_sides(shape, projection)):
-                if projected:
-                    expected[side] = (size, rank)
-    found = {key: tuple(value.shape) if isinstance(value, Tensor) else type(value) for key, value in state.items()}
-    if found != expected:
-        raise ValueError(
-            f"the optimizer state of a parameter of shape {tuple(param.shape)} does not fit rank={rank}, "
-            f"projection={projection!r}: it holds {found}, expected {expected}. Use the rank and projection the state "
-            f"was made with, or start with a new optimizer."
-        )
