@@ -58,3 +58,21 @@ def test_learnt_ones_are_never_taken_and_one_is_always_left_to_learn():
     assert hold_back(["a", "b", "c"], 5, ["a", "b", "c"], ["a"]) == []
     assert len(hold_back(["a", "b", "c"], 5, [], [])) == 2
     assert hold_back(["a"], 1, [], []) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "goes_on", "own_method", "rates"),
+    [
+        ({}, False, True, (0.001, 0.0005)),
+        ({"encoder_lr": 0.0008}, False, True, (0.001, 0.0008)),
+        ({"encoder_lr": 0.0}, False, True, (0.001, 0.0)),  # a frozen encoder stays frozen
+        ({"encoder_lr": "@lr"}, False, True, (0.001,)),
+        ({"network_def": {"encoder": "vit_b"}}, False, True, (0.001, 0.0002)),
+        ({}, False, False, (0.001, 0.0002)),
+        ({}, True, True, (0.0003, 0.00006)),
+    ],
+)
+def test_litemedsams_encoder_learns_faster_from_the_start(config, goes_on, own_method, rates):
+    settings = few_shot_settings(20, replaces=goes_on, goes_on=goes_on)
+    bundle = {"lr": 0.001, "encoder_lr": 0.0002, "network_def": {"encoder": "vit_t"}}
+    assert tuple(settings.rates({**bundle, **config}, own_method).values()) == pytest.approx(rates)

@@ -282,7 +282,8 @@ def test_small_slices_are_trained_as_bundle_hippocampus():
 
 def test_large_slices_on_a_cpu_are_trained_less_as_bundle_chest_xray():
     choices = steps(image_size=256, slices=50)
-    assert [choices[name] for name in ("batch_size", "epochs")] == [2, 12]  # 300 steps of 2
+    assert [choices[name] for name in ("batch_size", "epochs", "encoder_lr")] == [2, 12, 0.0005]  # 300 steps of 2
+    assert steps(encoder="vit_b", image_size=256)["encoder_lr"] == 0.0002
 
 
 def test_a_large_encoder_on_a_gpu_gets_the_papers_rates_as_bundle_amos():

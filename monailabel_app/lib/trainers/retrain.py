@@ -233,10 +233,7 @@ class RetrainTask(BundleTrainTask):
         batch_size = overrides.get("batch_size") or self.bundle_config["batch_size"]
         slices = len(self._dataset(overrides["train#dataset#data"], overrides, overlays))
         epochs = max_epochs or settings.epochs(-(-slices // batch_size))
-        own = self.parsed({}, overlays)
-        config = {key: own[key] for key in ("lr", "encoder_lr")}
-        # a rate that refers to the other one follows it
-        rates = {key: settings.rate * rate for key, rate in config.items() if not isinstance(rate, str)}
+        rates = settings.rates(self.parsed({}, overlays), own_method=not overlays)
         # scored once, at its end: chosen among epochs by the held-back labels, it would look better than it is
         once = {"train#trainer#max_epochs": epochs, "val_interval": epochs, "warmup_steps": settings.warmup}
         workflow = ConfigWorkflow(

@@ -107,7 +107,9 @@ def choose_steps(
     feeding = "Two processes feed the GPU." if machine.gpu else "None besides the training, which takes all cores."
     choices.choose("num_workers", 2 if machine.gpu else 0, feeding)
     papers = large and batch >= 12
-    rates = (0.005, 0.001) if papers else (0.001, 0.0002)
+    steps, why_steps = _steps(size, papers, machine)
+    short = not large and steps < 1000  # at which LiteMedSAM's encoder learns faster with a higher rate
+    rates = (0.005, 0.001) if papers else (0.001, 0.0005 if short else 0.0002)
     text = "the papers', for their batch of 12" if papers else "gentle, as small batches need (measured on hippocampus)"
     choices.choose("lr", rates[0], f"Rate of the decoder: {text}.")
     choices.choose("encoder_lr", rates[1], f"Rate of the encoder: {text}.")
@@ -115,10 +117,9 @@ def choose_steps(
         "The rate falls to 0, so an average of the weights gains nothing (measured on hippocampus), and takes memory."
     )
     choices.choose("ema_momentum", None, text)
-    steps, text = _steps(size, papers, machine)
     per_epoch = math.ceil(choices.training_slices / batch)
     epochs = min(_EPOCHS, max(1, round(steps / per_epoch)))
-    text = f"{per_epoch} steps each, about {epochs * per_epoch} in all: {text}."
+    text = f"{per_epoch} steps each, about {epochs * per_epoch} in all: {why_steps}."
     epochs = choices.choose("epochs", epochs, text)
     warmup = max(1, min(250 if papers else 50, round(0.1 * epochs * per_epoch)))
     choices.choose("warmup_steps", warmup, "A tenth of the steps at most.")
