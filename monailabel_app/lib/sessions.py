@@ -20,6 +20,7 @@ from pathlib import Path
 from fastapi import HTTPException
 from monailabel.utils.sessions import SessionInfo, Sessions
 
+from medsaga.files import replacing
 from medsaga.reading import max_image_bytes
 
 __all__ = ["SafeSessions"]
@@ -123,10 +124,8 @@ class SafeSessions(Sessions):
             return super().add_session(str(plain), expiry, False, session_id)
 
     def _write_meta_info(self, session_id: str, session_info: SessionInfo) -> None:
-        meta = Path(self.store_path) / session_id / "meta.info"
-        staged = meta.with_name(f".{uuid.uuid4().hex}")
-        staged.write_text(json.dumps(session_info.__dict__))
-        os.replace(staged, meta)
+        with replacing(Path(self.store_path) / session_id / "meta.info", uuid.uuid4().hex) as file:
+            file.write_text(json.dumps(vars(session_info)))  # in one line, as it is read
 
 
 def _is_uuid(text: str) -> bool:

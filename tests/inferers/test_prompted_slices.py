@@ -337,6 +337,12 @@ def test_prompts_that_cannot_be_used(volume, network, prompts, message):
         slices(volume, network).segment(prompts)
 
 
+@pytest.mark.parametrize("target", [0, 3, 9, -1])
+def test_a_target_that_is_no_class(volume, network, target):
+    with pytest.raises(ValueError, match=f"target {target} is no class of this network: they are 1 to 2"):
+        slices(volume, network).segment({0: SlicePrompt(inside=((3, 4),))}, target)
+
+
 def test_unknown_head(volume, network):
     with pytest.raises(ValueError, match="head='x' is unknown"):
         slices(volume, network, "x")

@@ -113,9 +113,13 @@ class PromptedSlices:
             uint8, (H, W) or (H, W, D): 1 is the object, 2 what it would have had of the protected voxels.
 
         Raises:
-            ValueError: no prompt, only negative ones, one outside the image, or a positive click in a protected voxel.
+            ValueError: no prompt, only negative ones, one outside the image, a positive click in a protected voxel, or
+                a target that is no class of the network.
         """
         self._check(prompts, protected)
+        classes = self.network.num_classes
+        if target is not None and self.head == "classes" and not 0 < target < classes:
+            raise ValueError(f"target {target} is no class of this network: they are 1 to {classes - 1}.")
         masks = torch.zeros((self.depth, *self.shape), dtype=torch.uint8)
         box, first, last = (0, 0, *self.shape), 0, self.depth - 1
         if propagate and (through := _box_through_slices(prompts)):

@@ -13,8 +13,9 @@ from typing import Any
 from tqdm import tqdm
 
 from medsaga.bundle.errors import root_cause
+from medsaga.files import write_json
 
-from .fit import available, candidates, parse_memory, try_candidates, write_overlay
+from .fit import available, candidates, parse_memory, try_candidates
 from .report import draw, report_row, table
 from .setup import Setup
 
@@ -84,7 +85,7 @@ def _fit(arguments: argparse.Namespace, overrides: dict[str, Any]) -> None:
             f"of {limit / 1e6:.0f} MB. Lower image_size, or take a smaller network_def#encoder."
         )
     file = Path(arguments.output or f"fit_{arguments.gpu_memory}.json")
-    write_overlay(chosen, file)
+    write_json(file, chosen.settings)
     files = ",".join(f"'{name}'" for name in (*setup.files, file))
     chosen_keys = {"batch_size", "accumulation_steps"}
     options = "".join(

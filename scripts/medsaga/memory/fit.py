@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from .predict import predict
 from .setup import Setup
 
-__all__ = ["Candidate", "available", "candidates", "parse_memory", "try_candidates", "write_overlay"]
+__all__ = ["Candidate", "available", "candidates", "parse_memory", "try_candidates"]
 
 _UNITS = {"MB": 1e6, "GB": 1e9, "MIB": 2**20, "GIB": 2**30}
 
@@ -98,11 +96,3 @@ def try_candidates(setup: Setup, memory: float) -> Iterator[tuple[Candidate, int
         yield candidate, peak
         if peak <= available(memory):
             return
-
-
-def write_overlay(candidate: Candidate, file: Path) -> None:
-    """Write the settings as a config to lay over a bundle's; whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(json.dumps(candidate.settings, indent=4) + "\n")
-    temporary.replace(file)
