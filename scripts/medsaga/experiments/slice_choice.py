@@ -236,7 +236,10 @@ def _draw(rows: pd.DataFrame, path: Path) -> None:
     for strategy, own in rows.groupby("strategy", sort=False):
         by = own.groupby("slices")["dice"]
         axes.errorbar(by.mean().index, by.mean(), by.std(ddof=1), marker="o", capsize=3, label=strategy)
+    budgets = sorted(rows["slices"].unique())
     axes.set(xscale="log", xlabel="labelled slices", ylabel="mean Dice")
+    axes.set_xticks(budgets, map(str, budgets))
+    axes.minorticks_off()
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
