@@ -84,7 +84,7 @@ def _compared(task: RetrainTask, datastore: Datastore, versions: Versions, file:
     except Exception as err:
         raise _refused(model.name, file, err) from err
     if not all(torch.isfinite(value).all() for value in network.state_dict().values()):
-        raise _refused(model.name, file, ValueError("it has values that are no numbers"))
+        raise _refused(model.name, file, ValueError("it has values that are not numbers"))
     evaluator = None
     if held:
         evaluator = parser.get_parsed_content("validate#evaluator")

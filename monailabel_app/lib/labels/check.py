@@ -102,7 +102,7 @@ def counts_by_value(values: np.ndarray, name: str) -> dict[int, int]:
     """Number of voxels by value, counted a slice at a time.
 
     Raises:
-        HTTPException: 422 for negative values, and others that are no class numbers or segments.
+        HTTPException: 422 for negative values, and for values that are neither class numbers nor segments.
     """
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > np.iinfo(np.uint16).max:

@@ -301,6 +301,6 @@ class FolderStore(ListedStore):
 
 
 def _noted(former: DataModel, info: Any, what: str) -> DataModel:
-    """With further notes of a request; those that are no object are left to the check."""
+    """With further notes of a request; the check reports those that are not a JSON object."""
     joined = {**former.info, **info} if isinstance(info, Mapping) else info
     return former.model_copy(update={"info": checked_info(joined, what)})

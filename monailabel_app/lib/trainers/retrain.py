@@ -195,7 +195,7 @@ class RetrainTask(BundleTrainTask):
         return [name for name, case in cases.items() if name in known or patient_of(case) in patients]
 
     def usable(self, datalist: list[Case], overrides: dict[str, Any]) -> dict[str, Case]:
-        """Labelled cases by name, preprocessed into the slice cache; those that cannot be learnt from are named."""
+        """Labelled cases by name, preprocessed into the slice cache; invalid ones are reported by name."""
         cases = {}
 
         def take(case: Case) -> None:

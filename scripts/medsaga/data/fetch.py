@@ -123,7 +123,7 @@ def fetch(source: Source, data_dir: str | Path) -> Path:
 def _fetch(source: Source, target: Path, work: Path) -> None:
     for left in work.glob("unpacking-*"):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
-    # files that are no archives last, because they are moved
+    # files that are not archives last, because they are moved
     arrived = sorted((_arrived(url, checksum, work) for url, checksum in source.files), key=lambda p: not is_archive(p))
     with tempfile.TemporaryDirectory(dir=work, prefix="unpacking-", ignore_cleanup_errors=True) as unpacking:
         root = Path(unpacking) / target.name

@@ -83,7 +83,7 @@ def walk_images(folder: Path, seen: set[Path], passed_over: list[Path]) -> Itera
     Args:
         folder: to walk through.
         seen: folders where the walk has been.
-        passed_over: gets the files that are no images.
+        passed_over: gets the files that are not images.
     """
     real = folder.resolve()
     if real in seen:  # a link back to where the walk has been

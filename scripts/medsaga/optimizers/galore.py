@@ -72,8 +72,8 @@ class GaLoreAdamW(Optimizer):
         update_gap: steps between two refreshes of a basis, T in the papers.
         scale: factor on the projected update, alpha in GaLore. MedSAGa has none.
         projection: ``"one-sided"`` or ``"two-sided"``.
-        rotate_moments: whether to carry the moments over into a new basis (LDAdam). GaLore does not: it goes on with
-            moments whose rows now mean other directions. Which learns better depends on rank and ``update_gap``
+        rotate_moments: whether to carry the moments over into a new basis (LDAdam). GaLore does not: it keeps
+            the moments of the old basis' directions. Which learns better depends on rank and ``update_gap``
             (figures in ``docs/projection.md``).
         seed: of the randomised search for the basis and of stochastic rounding; torch's global generator is left alone.
         state_bits: 32, or 8 for moments of a byte an element (torchao's block-wise quantisation; small tensors stay

@@ -138,7 +138,7 @@ def plan_bundle(
 
 
 def _fields(looked: Looked, name: str, choices: Choices, texts: Mapping[str, str | None]) -> dict[str, Any]:
-    """Fields that are no choices."""
+    """Fields that are not choices."""
     found, layout = looked.findings, looked.source.layout
     classes = [one.name for one in found.classes]
     shown = ", ".join(classes[:_SHOWN_CLASSES]) + (", ..." if len(classes) > _SHOWN_CLASSES else "")

@@ -110,7 +110,11 @@ def choose_steps(
     steps, why_steps = _steps(size, papers, machine)
     short = not large and steps < 1000  # at which LiteMedSAM's encoder learns faster with a higher rate
     rates = (0.005, 0.001) if papers else (0.001, 0.0005 if short else 0.0002)
-    text = "the papers', for their batch of 12" if papers else "gentle, as small batches need (measured on hippocampus)"
+    text = (
+        "the papers', for their batch of 12"
+        if papers
+        else "low, because small batches do not learn at the papers' (measured on hippocampus)"
+    )
     choices.choose("lr", rates[0], f"Rate of the decoder: {text}.")
     choices.choose("encoder_lr", rates[1], f"Rate of the encoder: {text}.")
     text = (

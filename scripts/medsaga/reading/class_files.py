@@ -28,7 +28,7 @@ def open_class_files(
     JPEG, whose edges are smeared, those above half of its largest value.
 
     Args:
-        value: a path or a list of paths by the name of their class; names that are no class are left out.
+        value: a path or a list of paths by the name of their class; names of no class are left out.
         class_names: of all classes, background first.
         image: grid of the image, for a label without any file.
 

@@ -44,8 +44,8 @@ class SaveMaskd(MapTransform):
         class_names: names by class number, background first; those of the segments of a SEG.
 
     Raises:
-        ValueError: another ``output_ext``; a volume as PNG; values that are no class numbers; a SEG of an image that is
-            not DICOM, or in which no voxel is segmented; a file that this object has written for another image.
+        ValueError: another ``output_ext``; a volume as PNG; values that are not class numbers; a SEG of an image that
+            is not DICOM, or in which no voxel is segmented; a file that this object has written for another image.
         OSError: naming the file that could not be written; what was there before stays.
     """
 
