@@ -65,7 +65,8 @@ def options(bundle: str, method: str, data, work) -> dict[str, object]:
 
 # what changes the groups of parameters alone is tried once with each kind of encoder
 @pytest.mark.parametrize(
-    ("method", "bundle"), [*product(OF_SAM, ("hippocampus", "spleen", "chest_xray")), *OF_NETWORKS]
+    ("method", "bundle"),
+    [*product(OF_SAM, ("hippocampus", "spleen", "chest_xray")), ("medsaga_paper", "hippocampus"), *OF_NETWORKS],
 )
 def test_every_method_trains_and_evaluates(method, bundle, data, tmp_path):
     settings = options(bundle, method, data, tmp_path)
@@ -98,6 +99,23 @@ def parser(bundle: str, method: str) -> ConfigParser:
     for key, value in {**settings, **network_options(bundle, method)}.items():
         config[key] = value
     return config
+
+
+@pytest.mark.parametrize("bundle", GREY)
+def test_the_papers_recipe_is_the_same_on_every_bundle(bundle):
+    """MedSAGa, eq. 1 and 4 and its section on training: whatever the bundle's own settings are."""
+    config = ConfigParser(ConfigParser.load_config_files(config_files(bundle, "train", overlay("medsaga_paper"))))
+    for key, value in {"weights": None, "network_def#encoder": "vit_test", "image_size": 64}.items():
+        config[key] = value  # the network itself is not built at its size
+    optimizer = config.get_parsed_content("optimizer")
+    groups = {group["name"]: group for group in optimizer.param_groups}
+    galore, decoder = groups["encoder_galore"], groups["decoder"]
+    assert (galore["projection"], galore["update_gap"], galore["scale"], galore["lr"]) == ("two-sided", 200, 1.0, 0.001)
+    assert decoder["lr"] == 0.005 and decoder["rank"] is None
+    assert {(group["betas"], group["weight_decay"]) for group in groups.values()} == {((0.9, 0.999), 0.1)}
+    assert optimizer.max_norm is None
+    assert (config["warmup_steps"], config["batch_size"], config["prompt_probability"]) == (250, 12, 0)
+    assert config.get_parsed_content("loss").lambda_ce == 0.2
 
 
 def is_of_attention(name: str) -> bool:
