@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from monailabel_app.lib.versions import PUBLISHED, Version, Versions
+from monailabel_app.lib.model_versions import PUBLISHED, Version, Versions
 
 
 def main(words: list[str] | None = None) -> int:

@@ -10,10 +10,10 @@ from fastapi.responses import HTMLResponse
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 
+from lib.model_versions import PUBLISHED, Versions
 from lib.opening import Line, print_when_it_answers, to_open
 from lib.start import started
 from lib.trainers import RetrainTask
-from lib.versions import PUBLISHED, Versions
 
 __all__ = ["serve_page"]
 

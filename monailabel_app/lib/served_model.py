@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
-from lib.versions import PUBLISHED, Versions
+from lib.model_versions import PUBLISHED, Versions
 from medsaga.bundle.errors import root_cause
 from medsaga.bundle.literals import literal
 from medsaga.inferers import EmbeddingCache
@@ -172,7 +172,7 @@ class ServedModel:
 
         Args:
             asked: for by name; ``best``, and None, take the published ones where there are no others, and where the
-                served version follows prompts worse than they, see :attr:`~lib.versions.Version.follows_prompts`.
+                served version follows prompts worse than they, see :attr:`~lib.model_versions.Version.follows_prompts`.
         """
         if not self.trained:
             return PUBLISHED

@@ -13,10 +13,10 @@ from fastapi import HTTPException, UploadFile
 from monailabel.interfaces.datastore import Datastore
 from monailabel.utils.others.generic import file_checksum, name_to_device
 
+from lib.model_versions import Version, Versions
 from lib.served_model import COMPUTING
 from lib.trainers import RetrainTask
 from lib.trainers.comparing import compared
-from lib.versions import Version, Versions
 from medsaga.networks import load_weights
 from medsaga.records import learnt_patients, read_record
 

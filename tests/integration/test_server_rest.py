@@ -13,7 +13,7 @@ import pytest
 from .server import Server, serve, small_bundle
 
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install medsaga[label])")
-from lib.versions import Versions
+from lib.model_versions import Versions
 from monailabel.client.client import MONAILabelClient, MONAILabelClientException
 
 pytestmark = pytest.mark.integration

@@ -1,8 +1,8 @@
 """What a model's versions say about more labels."""
 
 import pytest
+from lib.model_versions import Version
 from lib.trainers.needed import what_more_labels_bring
-from lib.versions import Version
 
 
 def version(labels, score, **known):

@@ -10,11 +10,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from lib.model_versions import Versions
 from lib.served_model import ServedModel
 from lib.stores import FolderStore
 from lib.trainers import RetrainTask, comparing, few_shot, prompt_scores, retrain
-from lib.trainers.few_shot import few_shot_settings
-from lib.versions import Versions
+from lib.trainers.settings import training_settings
 
 from medsaga.data import write_decathlon_phantoms
 from medsaga.experiments import prompting
@@ -353,9 +353,9 @@ def test_rates_fall_where_training_goes_on_from_what_has_learnt_much(task, label
         rates.append([group["initial_lr"] for group in self.param_groups])
 
     def settings(labels, replaces, goes_on):
-        return replace(few_shot_settings(labels, replaces, goes_on), rate=0.25 if goes_on else 1.0)
+        return replace(training_settings(labels, replaces, goes_on), rate=0.25 if goes_on else 1.0)
 
-    monkeypatch.setattr(retrain, "few_shot_settings", settings)
+    monkeypatch.setattr(retrain, "training_settings", settings)
     monkeypatch.setattr(GaLoreAdamW, "step", step)
     task({**REQUEST, "pretrained": pretrained}, labelled)
     config = task.bundle_config

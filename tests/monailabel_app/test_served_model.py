@@ -12,8 +12,8 @@ import torch
 from fastapi import HTTPException
 from lib.infers import PromptedTask
 from lib.infers.prefetch import Prefetcher
+from lib.model_versions import Version, Versions
 from lib.served_model import COMPUTING, ServedModel, find_bundles
-from lib.versions import Version, Versions
 
 from medsaga.data import write_decathlon_phantoms
 from medsaga.inferers import PromptedSlices

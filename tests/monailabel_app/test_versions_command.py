@@ -1,7 +1,7 @@
 """The command that lists versions and brings one back."""
 
 import pytest
-from monailabel_app.lib.versions import Version, Versions
+from monailabel_app.lib.model_versions import Version, Versions
 from monailabel_app.versions import main
 
 

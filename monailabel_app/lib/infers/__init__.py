@@ -1,5 +1,5 @@
-from .automatic import AutomaticTask
-from .finished import FinishedObjects
-from .prompted import PromptedTask
+from lib.infers.automatic import AutomaticTask
+from lib.infers.finished import FinishedObjects
+from lib.infers.prompted import PromptedTask
 
 __all__ = ["AutomaticTask", "FinishedObjects", "PromptedTask"]

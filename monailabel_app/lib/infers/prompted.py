@@ -19,9 +19,9 @@ from lib.infers.answer import write_answer
 from lib.infers.finished import FinishedObjects, Region
 from lib.infers.prefetch import Prefetcher
 from lib.infers.prompts import Placing, slice_prompts
+from lib.model_versions import PUBLISHED
 from lib.names import chosen
 from lib.served_model import BEST, COMPUTING, PLANES, ServedModel, image_key
-from lib.versions import PUBLISHED
 from medsaga.inferers import PromptedSlices, SlicePrompt
 
 __all__ = ["PromptedTask"]

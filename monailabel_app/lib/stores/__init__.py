@@ -1,5 +1,5 @@
-from .archive import search_filter
-from .dicomweb import DicomStore
-from .folder import FolderStore
+from lib.stores.archive import search_filter
+from lib.stores.dicomweb import DicomStore
+from lib.stores.folder import FolderStore
 
 __all__ = ["DicomStore", "FolderStore", "search_filter"]

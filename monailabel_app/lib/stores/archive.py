@@ -27,7 +27,6 @@ from medsaga.dicom_seg import segment_names
 __all__ = ["Archive", "StoredSeg", "is_uid", "search_filter"]
 
 logger = logging.getLogger(__name__)
-logging.getLogger("dicomweb_client").setLevel(logging.WARNING)  # it logs each request to the store
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _LISTING_SECONDS = 5.0  # for which a listing of the DICOM store is believed: /info is asked for before each inference
@@ -122,6 +121,7 @@ class Archive:
         models: Mapping[str, ServedModel],
         fetch_by_frame: bool = False,
     ) -> None:
+        logging.getLogger("dicomweb_client").setLevel(logging.WARNING)  # it logs each request to the store
         self._client = client
         self._search_filter = search_filter
         self._models = models

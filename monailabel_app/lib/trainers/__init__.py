@@ -1,3 +1,3 @@
-from .retrain import RetrainTask
+from lib.trainers.retrain import RetrainTask
 
 __all__ = ["RetrainTask"]

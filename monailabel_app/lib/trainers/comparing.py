@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from monai.bundle import ConfigParser
 from monai.engines import SupervisedEvaluator
 
+from lib.model_versions import Version
 from lib.served_model import ServedModel
 from lib.trainers.prompt_scores import prompt_scores
-from lib.versions import Version
 from medsaga.networks import SamSegmenter, load_weights
 
 __all__ = ["compared", "first_verdict", "verdict", "worth_correcting"]

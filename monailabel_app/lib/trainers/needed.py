@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lib.versions import Version
+from lib.model_versions import Version
 from medsaga.metrics import SEED_ERROR, forecast
 
 __all__ = ["what_more_labels_bring"]

@@ -15,14 +15,14 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.tasks.train.bundle import BundleTrainTask
 from monailabel.utils.others.generic import device_list, name_to_device, strtobool
 
+from lib.model_versions import Version, Versions
 from lib.names import chosen
 from lib.served_model import ServedModel
 from lib.trainers.comparing import compared
-from lib.trainers.few_shot import FewShot, checksum, few_shot_settings, hold_back
 from lib.trainers.methods import CHOOSE, SERVED_METHODS, WITH_UNLABELLED, methods_to_train, overlays_of
 from lib.trainers.needed import what_more_labels_bring
+from lib.trainers.settings import TrainingSettings, checksum, hold_back, training_settings
 from lib.trainers.stats import StatsFile, read_stats
-from lib.versions import Version, Versions
 from medsaga.bundle.errors import root_cause
 from medsaga.bundle.literals import literals
 from medsaga.data.case import patient_of
@@ -99,7 +99,7 @@ class RetrainTask(BundleTrainTask):
         versions = Versions(self.model.models_dir)
         served = versions.served()
         learnt = self.learnt(cases, served, overrides.get("weights", self.bundle_config["weights"]))
-        settings = few_shot_settings(len(cases), replaces=self.model.trained, goes_on="weights" in overrides)
+        settings = training_settings(len(cases), replaces=self.model.trained, goes_on="weights" in overrides)
         held_back = hold_back(list(cases), settings.held_back, learnt, served.held_back if served else [])
         train = [case for name, case in cases.items() if name not in held_back]
         held = [cases[name] for name in held_back]
@@ -225,7 +225,7 @@ class RetrainTask(BundleTrainTask):
         overrides: dict[str, Any],
         method: str,
         overlays: Sequence[str],
-        settings: FewShot,
+        settings: TrainingSettings,
         max_epochs: int,
         cases: dict[str, Case],
         held_back: list[str],

@@ -1,7 +1,7 @@
 """How training depends on the number of labels."""
 
 import pytest
-from lib.trainers.few_shot import few_shot_settings, hold_back
+from lib.trainers.settings import hold_back, training_settings
 
 
 @pytest.mark.parametrize(
@@ -18,23 +18,23 @@ from lib.trainers.few_shot import few_shot_settings, hold_back
     ],
 )
 def test_labels_held_back(labels, replaces, held_back):
-    assert few_shot_settings(labels, replaces, goes_on=replaces).held_back == held_back
+    assert training_settings(labels, replaces, goes_on=replaces).held_back == held_back
 
 
 def test_more_labels_train_longer_and_warm_up_within():
-    settings = [few_shot_settings(n, False, False) for n in (1, 2, 3, 5, 8, 12, 20, 60)]
+    settings = [training_settings(n, False, False) for n in (1, 2, 3, 5, 8, 12, 20, 60)]
     assert [s.steps for s in settings] == sorted(s.steps for s in settings)
     assert all(0 < s.warmup < s.steps / 3 for s in settings)
 
 
 @pytest.mark.parametrize(("per_epoch", "epochs"), [(1, 80), (50, 2), (500, 1)])
 def test_epochs_make_up_the_steps(per_epoch, epochs):
-    assert few_shot_settings(1, True, True).epochs(per_epoch) == epochs
+    assert training_settings(1, True, True).epochs(per_epoch) == epochs
 
 
 def test_a_fresh_head_trains_longer_and_at_full_rates():
     for labels in (1, 3, 20):
-        fresh, further = few_shot_settings(labels, True, False), few_shot_settings(labels, True, True)
+        fresh, further = training_settings(labels, True, False), training_settings(labels, True, True)
         assert fresh.steps >= further.steps + 100
         assert fresh.rate == 1.0 and fresh.held_back == further.held_back
     assert further.rate < 1
@@ -42,7 +42,7 @@ def test_a_fresh_head_trains_longer_and_at_full_rates():
 
 def test_no_label():
     with pytest.raises(ValueError, match="no usable label"):
-        few_shot_settings(0, False, False)
+        training_settings(0, False, False)
 
 
 def test_what_is_held_back_stays_and_new_ones_come_from_what_was_not_learnt():
@@ -73,6 +73,6 @@ def test_learnt_ones_are_never_taken_and_one_is_always_left_to_learn():
     ],
 )
 def test_litemedsams_encoder_learns_faster_from_the_start(config, goes_on, own_method, rates):
-    settings = few_shot_settings(20, replaces=goes_on, goes_on=goes_on)
+    settings = training_settings(20, replaces=goes_on, goes_on=goes_on)
     bundle = {"lr": 0.001, "encoder_lr": 0.0002, "network_def": {"encoder": "vit_t"}}
     assert tuple(settings.rates({**bundle, **config}, own_method).values()) == pytest.approx(rates)

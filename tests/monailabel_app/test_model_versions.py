@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from lib.versions import Version, Versions
+from lib.model_versions import Version, Versions
 
 
 @pytest.fixture

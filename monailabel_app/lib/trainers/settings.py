@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FewShot", "checksum", "few_shot_settings", "hold_back"]
+__all__ = ["TrainingSettings", "checksum", "hold_back", "training_settings"]
 
 # (labels at least, optimizer steps, warmup steps, labels held back, share of the rates when going on). A model that has
 # learnt from many labels loses at the bundle's full rates more than such a training regains: going on from 12 labels to
@@ -33,7 +33,7 @@ _SHORT_ENCODER_RATE = 0.0005
 
 
 @dataclass(frozen=True)
-class FewShot:
+class TrainingSettings:
     """Settings of one training.
 
     Args:
@@ -69,7 +69,7 @@ class FewShot:
         return rates
 
 
-def few_shot_settings(labels: int, replaces: bool, goes_on: bool) -> FewShot:
+def training_settings(labels: int, replaces: bool, goes_on: bool) -> TrainingSettings:
     """Settings for a number of labels.
 
     With few labels each is worth more in training than in scoring, and a first model replaces nothing: all are learnt
@@ -89,8 +89,8 @@ def few_shot_settings(labels: int, replaces: bool, goes_on: bool) -> FewShot:
     if replaces and labels > 1:
         held_back = max(1, held_back)
     if goes_on:
-        return FewShot(steps, warmup, held_back, rate)
-    return FewShot(steps + _FRESH_HEAD, warmup, held_back, 1.0, _SHORT_ENCODER_RATE)
+        return TrainingSettings(steps, warmup, held_back, rate)
+    return TrainingSettings(steps + _FRESH_HEAD, warmup, held_back, 1.0, _SHORT_ENCODER_RATE)
 
 
 def hold_back(cases: Sequence[str], number: int, learnt: Sequence[str], held_before: Sequence[str]) -> list[str]:
