@@ -15,9 +15,9 @@ from tqdm import tqdm
 from medsaga.bundle.errors import root_cause
 from medsaga.bundle.network import load_network
 from medsaga.data import challenge_datalist, read_challenge_case, write_challenge_result
-from medsaga.experiments.machine import describe_machine
 from medsaga.export import ExportedSegmenter
 from medsaga.inferers import BoxInferer
+from medsaga.machine import describe_machine
 from medsaga.networks import PUBLISHED
 
 __all__ = ["main", "segment_folder"]

@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from medsaga.bundle import find_bundle
 from medsaga.files import write_json
+from medsaga.machine import describe_machine
 
 from .active_learning_run import STRATEGIES, Run, Session
 from .annotator import GOOD_ENOUGH
-from .machine import describe_machine
 from .overrides import override
 
 __all__ = ["main"]

@@ -25,9 +25,8 @@ from medsaga.export import ExportedSegmenter
 from medsaga.export.compare import seconds_in_turns
 from medsaga.files import write_json
 from medsaga.inferers import BoxInferer
+from medsaga.machine import describe_machine
 from medsaga.transforms import OrientSlicesd, ReadImaged
-
-from .machine import describe_machine
 
 __all__ = ["main", "named_object", "write_case"]
 

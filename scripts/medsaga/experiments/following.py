@@ -18,11 +18,11 @@ from medsaga.bundle.network import load_network
 from medsaga.files import write_json
 from medsaga.inferers import EmbeddingCache, PromptedSlices, SlicePrompt
 from medsaga.inferers.click_boxes import box_around
+from medsaga.machine import describe_machine
 from medsaga.transforms import OrientSlicesd, ReadImaged
 
 from .annotator import dice
 from .boxes import named_object
-from .machine import describe_machine
 
 __all__ = ["boxes_on", "main"]
 

@@ -24,11 +24,11 @@ from medsaga.bundle import find_bundle
 from medsaga.bundle.network import load_network
 from medsaga.data import evaluation_parts, training_parts
 from medsaga.files import write_json
+from medsaga.machine import describe_machine
 from medsaga.networks import PUBLISHED, load_weights
 from medsaga.reading import name_without_suffix
 
 from .annotator import GOOD_ENOUGH
-from .machine import describe_machine
 from .overrides import override
 from .prompting import Object, prompted, title
 

@@ -23,10 +23,10 @@ from tqdm import tqdm
 
 from medsaga.bundle import find_bundle
 from medsaga.data import decathlon_datalist
+from medsaga.machine import describe_machine
 from medsaga.text_table import text_table
 
 from .bundle_run import run_logged
-from .machine import describe_machine
 
 __all__ = ["main", "write_volumes"]
 

@@ -27,10 +27,11 @@ from segment_anything.modeling.image_encoder import Attention as ExplicitAttenti
 from segment_anything.modeling.transformer import Attention as ExplicitTwoWayAttention
 
 from medsaga.bundle import find_bundle
+from medsaga.machine import describe_machine
 from medsaga.memory import CATEGORIES, Setup, measure, predict
 from medsaga.networks.attention import RelPosAttention, TwoWayAttention
 
-from .machine import describe_machine, import_galore_torch
+from .reference import import_galore_torch
 
 __all__ = ["ROWS", "Row", "explicit_attention", "galore_torch_adamw", "main", "run_row", "table"]
 

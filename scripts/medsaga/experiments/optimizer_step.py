@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from medsaga.machine import describe_machine
 from medsaga.optimizers import GaLoreAdamW
 
-from .machine import describe_machine, import_galore_torch
+from .reference import import_galore_torch
 
 __all__ = ["OPTIMIZERS", "encoder_matrices", "main", "measure_steps", "state_bytes", "table"]
 

@@ -19,12 +19,12 @@ from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from medsaga.data.case import files_of
+from medsaga.machine import describe_machine
 from medsaga.reading import name_without_suffix
 from medsaga.text_table import text_table
 
 from .bundle_run import run_logged
 from .label_server import LabelServer
-from .machine import describe_machine
 
 __all__ = ["main"]
 

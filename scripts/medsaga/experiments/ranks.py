@@ -19,9 +19,9 @@ import torch
 from matplotlib.figure import Figure
 
 from medsaga.bundle import find_bundle
+from medsaga.machine import describe_machine
 
 from .bundle_run import execute, is_done
-from .machine import describe_machine
 
 __all__ = ["METHODS", "Run", "main"]
 

@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 from medsaga.bundle import find_bundle
 from medsaga.data import write_decathlon_phantoms
+from medsaga.machine import describe_machine
 
 from .bundle_copy import copy_bundle
 from .label_server import LabelServer
-from .machine import describe_machine
 
 __all__ = ["main"]
 

@@ -29,11 +29,11 @@ from medsaga.files import replacing, write_json
 from medsaga.losses import LogitResolutionDiceCELoss
 from medsaga.losses.resolution import to_logits_resolution
 from medsaga.lr_schedulers import WarmupPolynomialLR
+from medsaga.machine import describe_machine
 from medsaga.metrics import forecast
 from medsaga.networks import SamSegmenter
 from medsaga.transforms import FitSquared
 
-from .machine import describe_machine
 from .overrides import override
 
 __all__ = ["STRATEGIES", "main"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medsaga.bundle.errors import root_cause
 from medsaga.bundle.network import load_network
-from medsaga.experiments.machine import describe_machine
+from medsaga.machine import describe_machine
 from medsaga.networks import PUBLISHED
 
 from .compare import differences, timings

@@ -13,9 +13,9 @@ import torch
 from tqdm import tqdm
 
 from medsaga.bundle.methods import METHODS
+from medsaga.machine import describe_machine
 
 from ..bundle_run import is_done
-from ..machine import describe_machine
 from ..overrides import override
 from .choose import choose
 from .execution import work_off
