@@ -1,6 +1,7 @@
 """``python -m medsaga.experiments.optimizer_step``: time and state of an optimizer's step over SAM ViT-B's matrices.
 
-The gradients are there already, so nothing but ``step`` is timed. AdamW is ``torch.optim.AdamW`` as it comes.
+The gradients are there already, so nothing but ``step`` is timed. AdamW is ``torch.optim.AdamW`` as it comes, and with
+``fused=True``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .reference import import_galore_torch
 
 __all__ = ["OPTIMIZERS", "encoder_matrices", "main", "measure_steps", "state_bytes", "table"]
 
-OPTIMIZERS = ("AdamW", "GaLoreAdamW", "GaLoreAdamW, 8 bits", "galore_torch")
+OPTIMIZERS = ("AdamW", "AdamW, fused", "GaLoreAdamW", "GaLoreAdamW, 8 bits", "galore_torch")
 # steps that show a plain step's time well enough
 _PLAIN_STEPS = 20
 
@@ -59,7 +60,7 @@ def measure_steps(
     mean = statistics.fmean(seconds)
     if name == "galore_torch":
         mean = (seconds[0] + (update_gap - 1) * statistics.fmean(seconds[1:])) / update_gap
-    elif name == "AdamW":
+    elif name.startswith("AdamW"):
         seconds = seconds[1:]  # the first makes the state
         mean = statistics.fmean(seconds)
     return {
@@ -71,8 +72,8 @@ def measure_steps(
 
 
 def _build(name: str, params: list[Tensor], rank: int, update_gap: int) -> torch.optim.Optimizer:
-    if name == "AdamW":
-        return torch.optim.AdamW(params)
+    if name.startswith("AdamW"):
+        return torch.optim.AdamW(params, fused=name.endswith("fused") or None)
     if name == "galore_torch":
         group = {"params": params, "rank": rank, "update_proj_gap": update_gap, "scale": 1.0, "proj_type": "std"}
         return import_galore_torch().GaLoreAdamW([group], no_deprecation_warning=True)
