@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lib.model_versions import Version
-from medsaga.metrics import SEED_ERROR, forecast
+from medsaga.metrics import forecast, seed_error
 
 __all__ = ["what_more_labels_bring"]
 
@@ -28,7 +28,7 @@ def what_more_labels_bring(versions: Sequence[Version]) -> str:
     counts = [len(version.trained_on) for version in scored]
     says = []
     if len(set(counts)) > 1:
-        errors = [max(SEED_ERROR, version.score_error or _ERROR) for version in scored]
+        errors = [max(seed_error(version.score), version.score_error or _ERROR) for version in scored]
         twice = forecast(counts, [version.score for version in scored], 2 * counts[-1], errors)
         says.append(f"with {twice.count} labels a Dice of {twice} is expected")
         if not twice.pays(last.score):

@@ -1,5 +1,5 @@
-from .learning_curve import SEED_ERROR, Forecast, forecast
+from .learning_curve import Forecast, forecast, seed_error
 from .mean_dice import MeanDice, better
 from .segmentation import segmentation_metrics
 
-__all__ = ["SEED_ERROR", "Forecast", "MeanDice", "better", "forecast", "segmentation_metrics"]
+__all__ = ["Forecast", "MeanDice", "better", "forecast", "seed_error", "segmentation_metrics"]
