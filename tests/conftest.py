@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,6 +17,7 @@ os.environ.setdefault("MEDSAGA_FIRST_DICE", "0")
 # processes that tests start import what users have, and share the cores with the tests beside them
 HIDDEN = str(Path(__file__).parent / "hidden")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HIDDEN, os.environ.get("PYTHONPATH")]))
+sys.path[:] = [path for path in sys.path if path != HIDDEN]  # xdist's workers are such processes, and compare with it
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
