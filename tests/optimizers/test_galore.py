@@ -79,7 +79,7 @@ def test_without_rank_equals_torch_bit_for_bit(weight_decay, dtype):
     gradients[2][1] = None
     options = {"lr": 1e-2, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": weight_decay}
     drive(GaLoreAdamW(ours, **options), ours, gradients)
-    drive(torch.optim.AdamW(theirs, **options), theirs, gradients)
+    drive(torch.optim.AdamW(theirs, fused=True, **options), theirs, gradients)
     for a, b in zip(ours, theirs):
         assert torch.equal(a, b)
 
@@ -87,7 +87,7 @@ def test_without_rank_equals_torch_bit_for_bit(weight_decay, dtype):
 def test_state_of_torch_adamw_is_continued():
     theirs = [parameter(5, 6), parameter(3)]
     gradients = gradients_for(theirs, 6)
-    reference = torch.optim.AdamW(theirs, lr=1e-2, weight_decay=0.1)
+    reference = torch.optim.AdamW(theirs, lr=1e-2, weight_decay=0.1, fused=True)
     drive(reference, theirs, gradients[:3])
     ours = copy.deepcopy(theirs)
     optimizer = GaLoreAdamW(ours)
