@@ -97,6 +97,11 @@ def plot(found: dict[str, dict[int, Point]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def page_name(slices: int | None) -> str:
+    """Of the page, its plot and its values: slices of images have ones of their own."""
+    return "active_learning_slices" if slices else "active_learning"
+
+
 def page(
     found: dict[str, dict[int, Point]],
     states: dict[Run, dict[str, Any]],
@@ -129,7 +134,7 @@ def page(
         "* A seed draws the test patients (so strategies are compared within a seed), the random images and the "
         "augmentations. ± is the standard deviation over seeds; differences are paired by seed.",
         table(found).rstrip(),
-        "![Dice against labels and clicks](figures/active_learning.png)",
+        f"![Dice against labels and clicks](figures/{page_name(slices)}.png)",
         f"{len(trainings)} trainings of {minutes:.1f} minutes on average; after {kept} of them the server kept the "
         f"weights it had. {describe_machine('cpu')}. `{command}`",
     ]
@@ -185,11 +190,12 @@ def main(arguments: list[str] | None = None) -> None:
             states[run] = session.state
             found = points(states, parsed.labels)
             text = page(found, states, parsed.bundle, len(session.pool), len(session.test), command, parsed.slices)
-            plot(found, parsed.output / "figures" / "active_learning.png")
-            (parsed.output / "active_learning.md").write_text(text)
+            name = page_name(parsed.slices)
+            plot(found, parsed.output / "figures" / f"{name}.png")
+            (parsed.output / f"{name}.md").write_text(text)
             values = {r.name: {"labels": s["labels"], "trainings": s["trainings"]} for r, s in states.items()}
-            write_json(parsed.output / "active_learning.json", values)
-    print(f"\n{text}\nThis page: {parsed.output / 'active_learning.md'}")
+            write_json(parsed.output / f"{name}.json", values)
+    print(f"\n{text}\nThis page: {parsed.output / f'{name}.md'}")
 
 
 if __name__ == "__main__":
