@@ -13,7 +13,7 @@ import torch
 from lib.model_versions import Versions
 from lib.served_model import ServedModel
 from lib.stores import FolderStore
-from lib.trainers import RetrainTask, comparing, few_shot, prompt_scores, retrain
+from lib.trainers import RetrainTask, comparing, prompt_scores, retrain
 from lib.trainers.settings import training_settings
 
 from medsaga.data import write_decathlon_phantoms
@@ -316,7 +316,7 @@ def test_a_first_model_that_is_not_worth_correcting_is_kept_and_not_served(
         monkeypatch.delenv("MEDSAGA_FIRST_DICE", raising=False)
     else:
         monkeypatch.setenv("MEDSAGA_FIRST_DICE", least)
-    monkeypatch.setattr(few_shot, "_TABLE", ((1, 80, 10, 0, 1.0), (3, 80, 10, 1, 1.0)))
+    monkeypatch.setattr("lib.trainers.settings._TABLE", ((1, 80, 10, 0, 1.0), (3, 80, 10, 1, 1.0)))
     path = task.model.path / "configs" / "train.json"
     config = json.loads(path.read_text())
     config["lr"] = config["encoder_lr"] = 0.0
