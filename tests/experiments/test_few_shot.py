@@ -10,6 +10,7 @@ import monai.bundle
 import pandas as pd
 import pytest
 from fire.parser import DefaultParseValue
+from monai.bundle import ConfigParser
 
 from medsaga.data import write_decathlon_phantoms
 from medsaga.experiments import bundle_run
@@ -114,6 +115,17 @@ def test_each_run_has_its_images_and_its_options(done):
     assert options["full_adamw_n8_seed0"]["num_slices"] == 8
     assert options["medsaga_n4_seed1"]["seed"] == 1
     assert options["samed_n4_seed0"]["overlays"] == ["samed.json"]
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "bundles" / "methods" / "experiments").glob("*.json")), ids=lambda p: p.stem
+)
+def test_methods_are_compared_without_prompts(file):
+    """Or those that train with prompts would have half of the batches of those that do not."""
+    for run in read_experiment(file).runs:
+        files = [ROOT / "bundles" / run.bundle / "configs" / "train.json", *run.overlays]
+        config = ConfigParser(ConfigParser.load_config_files([str(path) for path in files]))
+        assert run.options.get("prompt_probability", config["prompt_probability"]) == 0, run.name
 
 
 def test_what_is_done_is_not_run_again(done, monkeypatch):

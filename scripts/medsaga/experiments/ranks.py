@@ -172,6 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = {
         "dataset_dir": str(Path(parsed.dataset_dir).expanduser().absolute()),
         "train#trainer#max_epochs": parsed.epochs,
+        "prompt_probability": 0,  # as LoRA's overlay has it: all methods learn from the same batches
         **dict(parsed.override),
     }
     runs = plan(parsed.ranks, parsed.seeds)

@@ -116,10 +116,7 @@ class PromptedSlices:
             ValueError: no prompt, only negative ones, one outside the image, a positive click in a protected voxel, or
                 a target that is no class of the network.
         """
-        self._check(prompts, protected)
-        classes = self.network.num_classes
-        if target is not None and self.head == "classes" and not 0 < target < classes:
-            raise ValueError(f"target {target} is no class of this network: they are 1 to {classes - 1}.")
+        self._check(prompts, target, protected)
         masks = torch.zeros((self.depth, *self.shape), dtype=torch.uint8)
         box, first, last = (0, 0, *self.shape), 0, self.depth - 1
         if propagate and (through := _box_through_slices(prompts)):
@@ -139,7 +136,10 @@ class PromptedSlices:
                 masks[index] = torch.from_numpy(np.where(self._free(index, protected), _OBJECT, _KEPT_OUT) * mask)
         return masks.permute(1, 2, 0) if self.image.ndim == 4 else masks[0]
 
-    def _check(self, prompts: Mapping[int, SlicePrompt], protected: np.ndarray | None) -> None:
+    def _check(self, prompts: Mapping[int, SlicePrompt], target: int | None, protected: np.ndarray | None) -> None:
+        classes = self.network.num_classes
+        if target is not None and self.head == "classes" and not 0 < target < classes:
+            raise ValueError(f"target {target} is no class of this network: they are 1 to {classes - 1}.")
         if not any(p.inside or p.box is not None for p in prompts.values()):
             raise ValueError("no prompt: give at least one positive point, or a box.")
         (height, width), depth = self.shape, self.depth

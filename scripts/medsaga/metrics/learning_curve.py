@@ -19,8 +19,8 @@ _WORTH = 0.01  # Dice that more labels should bring
 def seed_error(score: float) -> float:
     """Standard deviation of a Dice over seeds, which draw other labels, where the same cases are scored.
 
-    A tenth of what is missing to 1: on three data sets, with 3 to 80 labelled slices, it was between 0.01 and 0.16 of
-    that, in the median 0.08 (``docs/slice_choice_*.md``, 20 standard deviations of three seeds each).
+    A tenth of what is missing to 1: on three data sets, with 3 to 80 labelled slices, it was between 0.01 and 0.17 of
+    that, in the median 0.07 (``docs/slice_choice_*.md``, 17 standard deviations of three seeds each).
     """
     return max(0.005, 0.1 * (1 - score))
 

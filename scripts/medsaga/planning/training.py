@@ -108,7 +108,7 @@ def choose_steps(
     choices.choose("num_workers", 2 if machine.gpu else 0, feeding)
     papers = large and batch >= 12
     steps, why_steps = _steps(size, papers, machine)
-    short = not large and steps < 1000  # at which LiteMedSAM's encoder learns faster with a higher rate
+    short = not large and steps < 1000
     rates = (0.005, 0.001) if papers else (0.001, 0.0005 if short else 0.0002)
     text = (
         "the papers', for their batch of 12"
@@ -116,7 +116,8 @@ def choose_steps(
         else "low, because small batches do not learn at the papers' (measured on hippocampus)"
     )
     choices.choose("lr", rates[0], f"Rate of the decoder: {text}.")
-    choices.choose("encoder_lr", rates[1], f"Rate of the encoder: {text}.")
+    faster = ", and higher in so few steps, in which it learns more" if short else ""
+    choices.choose("encoder_lr", rates[1], f"Rate of the encoder: {text}{faster}.")
     text = (
         "The rate falls to 0, so an average of the weights gains nothing (measured on hippocampus), and takes memory."
     )
