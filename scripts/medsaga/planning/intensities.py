@@ -111,7 +111,7 @@ def _plane(found: Findings) -> tuple[str | None, str]:
         return "auto", f"As acquired: {found.thick:.0%} of the volumes have thick slices, which lie so ({planes})."
     return "auto", (
         f"No volume has thick slices ({planes}): they are cut as radiologists look at them, axially. A training of "
-        "1,000 steps and more may gain from `--plane all`."
+        "1,000 steps and more may gain from the overlay all_planes.json."
     )
 
 
