@@ -2,9 +2,11 @@ import copy
 
 import pytest
 import torch
+from timm.models.tiny_vit import Attention
 from torch import nn
 
 from medsaga.networks import SamSegmenter, TinyViTEncoder
+from medsaga.networks.tiny_vit import _LeanAttention
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,13 @@ def test_folded_norms_and_fused_attention_change_nothing(size, affine):
     assert actual.is_contiguous() or actual.is_contiguous(memory_format=torch.channels_last)
     tolerance = 1e-5 if affine == torch.float32 else 3e-2
     assert (actual - expected).abs().max() < tolerance * expected.abs().max()
+
+
+@pytest.mark.parametrize("resolution", [(7, 7), (14, 14), (3, 5)])
+def test_pairs_of_positions_share_biases_as_in_timm(resolution):
+    options = {"dim": 8, "key_dim": 4, "num_heads": 2, "resolution": resolution}
+    theirs, ours = Attention(**options), _LeanAttention(**options)
+    torch.testing.assert_close(ours.attention_bias_idxs, theirs.attention_bias_idxs)
 
 
 def test_biases_set_after_a_pass_in_eval_mode_count():

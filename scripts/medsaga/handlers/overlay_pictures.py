@@ -37,28 +37,38 @@ def draw_overlay(
         shown = shown if len(shown) else np.arange(image.shape[-1])
         count = min(num_slices, len(shown))
         shown = shown[(2 * np.arange(count) + 1) * len(shown) // (2 * count)]  # the middles of equal parts
-        panels = [(f"slice {i}", image[..., i], {k: m[..., i] for k, m in masks.items()}) for i in shown]
+        names, slices_of = [f"slice {i}" for i in shown], lambda array: [array[..., i] for i in shown]
     else:
-        panels = [("", image, masks)]
+        names, slices_of = [""], lambda array: [array]
     colours = ListedColormap([_COLOURS[i % len(_COLOURS)] for i in range(len(class_names) - 1)])
-    rows, columns = len(panels), 1 + len(masks)
-    aspect = panels[0][1].shape[0] / panels[0][1].shape[1]
-    figure = Figure(figsize=(3 * columns, 3 * aspect * rows + 0.6), dpi=100, layout="constrained")
-    for row, (name, slice_, slice_masks) in enumerate(panels):
-        for column, (title, mask) in enumerate([("image", None), *slice_masks.items()]):
-            axes = figure.add_subplot(rows, columns, row * columns + column + 1)
-            axes.imshow(slice_, cmap="gray", vmin=0, vmax=1)
-            if mask is not None:
-                shown_mask = np.ma.masked_equal(mask, 0)
-                axes.imshow(shown_mask, cmap=colours, vmin=0.5, vmax=len(class_names) - 0.5, alpha=0.5)
-            axes.set_title(title if row == 0 else "", fontsize=10)
-            axes.set_ylabel(name if column == 0 else "", fontsize=8)
-            axes.set_xticks([])
-            axes.set_yticks([])
+    # a column is one picture, which takes a fraction of the time of a panel for each slice
+    gap = max(1, image.shape[0] // 32)  # pixels between slices
+    column = _below_each_other(slices_of(image), gap, np.nan)
+    size = (3 * (1 + len(masks)), 3 * column.shape[0] / column.shape[1] + 0.6)
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    first, *others = figure.subplots(1, 1 + len(masks))
+    for axes, title in zip([first, *others], ["image", *masks]):
+        axes.imshow(column, cmap="gray", vmin=0, vmax=1)
+        axes.set_title(title, fontsize=10)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    for axes, mask in zip(others, masks.values()):
+        shown_mask = np.ma.masked_equal(_below_each_other(slices_of(mask), gap, 0), 0)
+        axes.imshow(shown_mask, cmap=colours, vmin=0.5, vmax=len(class_names) - 0.5, alpha=0.5)
+    middles = [i * (image.shape[0] + gap) + image.shape[0] / 2 for i in range(len(names))]
+    first.set_yticks(middles, names, rotation=90, va="center", fontsize=8)
+    first.tick_params(length=0)
     legend = [Patch(color=colours(i), label=name) for i, name in enumerate(class_names[1:])]
     figure.legend(handles=legend, loc="outside lower center", ncols=min(4, len(legend)), fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+
+
+def _below_each_other(slices: Sequence[np.ndarray], gap: int, value: float) -> np.ndarray:
+    """Slices (H, W) or (H, W, 3) as one picture, with ``gap`` rows of this value between them."""
+    rest = [(0, 0)] * (slices[0].ndim - 1)
+    padded = [np.pad(slice_, [(0, gap), *rest], constant_values=value) for slice_ in slices]
+    return np.concatenate(padded)[:-gap]
 
 
 class OverlayPictures:

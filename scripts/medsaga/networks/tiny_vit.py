@@ -128,6 +128,13 @@ class _LeanAttention(Attention):
     a head and window of 14 × 14, and 7² × 7² of 7 × 7.
     """
 
+    def _init_buffers(self) -> None:
+        """Which bias each pair of positions has: timm's numbers, which it finds pair by pair."""
+        rows, columns = self.resolution
+        row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        across, along = ((axis.flatten()[:, None] - axis.flatten()).abs() for axis in (row, column))
+        self.attention_bias_idxs.copy_(across * columns + along)
+
     def get_attention_biases(self, device: torch.device) -> torch.Tensor:
         # (1, heads, N, N): with fewer axes PyTorch's fused CPU kernel would not take them
         if device.type != "cpu":
@@ -187,8 +194,10 @@ class _MergingAtSameSize(PatchMerging):
 def _stage(
     dim: int, out_dim: int, depth: int, num_heads: int, window_size: int, merging: type[PatchMerging]
 ) -> TinyVitStage:
-    stage = TinyVitStage(dim, out_dim, depth, num_heads, window_size, downsample=merging)
+    # timm's own attentions are exchanged; of windows as small as these they are made fast
+    stage = TinyVitStage(dim, out_dim, depth, num_heads, 1, downsample=merging)
     for block in stage.blocks:
+        block.window_size = window_size
         block.attn = _LeanAttention(
             out_dim, out_dim // num_heads, num_heads, attn_ratio=1, resolution=(window_size, window_size)
         )
