@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import monai.bundle
 import pytest
 
 from medsaga.bundle.errors import root_cause
+
+from .. import forks
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = sorted(p.parent.parent.name for p in (ROOT / "bundles").glob("*/configs/metadata.json"))
@@ -76,11 +77,9 @@ def option(key: str, value: object) -> list[str]:
     return [f"--{key}", "$None" if value is None else str(value)]
 
 
-def start(words: list[str], log: Path, **environment: str) -> subprocess.Popen:
-    with open(log, "w") as file:
-        return subprocess.Popen(
-            words, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env={**os.environ, **environment}
-        )
+def start(words: list[str], log: Path, **environment: str) -> forks.Fork:
+    log.write_text("")
+    return forks.start(words, log, ROOT, {**os.environ, **environment})
 
 
 def fails(run_id: str, bundle: str, *names: str, **overrides: object) -> str:

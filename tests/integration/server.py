@@ -23,6 +23,7 @@ import torch
 from medsaga.data import write_decathlon_phantoms
 from medsaga.networks import SamSegmenter
 
+from .. import forks
 from .bundles import ROOT
 
 IMAGE_SIZE = 64
@@ -46,7 +47,7 @@ class Server:
     labels: Path
     bundle: Path
     log: Path
-    process: subprocess.Popen
+    process: forks.Fork
     environment: dict[str, str] = field(default_factory=dict)
 
     def request(self, method: str, path: str, **options) -> requests.Response:
@@ -207,10 +208,7 @@ def serve(
     }
     (folder / "tmp").mkdir(exist_ok=True)
     log = folder / "server.log"
-    with open(log, "a") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, cwd=folder, env={**os.environ, **settings}
-        )
+    process = forks.start(command, log, folder, {**os.environ, **settings})
     server = Server(
         f"http://127.0.0.1:{port}", studies, phantoms / "labelsTr", bundle, log, process, environment=settings
     )
@@ -233,7 +231,7 @@ def _wait_until_it_answers(server: Server, seconds: float = 180) -> None:
     raise RuntimeError(f"The server does not answer at {server.url}:\n{server.tail()}")
 
 
-def stop(process: subprocess.Popen) -> None:
+def stop(process: subprocess.Popen | forks.Fork) -> None:
     """End a process and those that it has started, by their ids."""
     try:
         children = psutil.Process(process.pid).children(recursive=True)

@@ -2,12 +2,12 @@
 
 import os
 import signal
-import subprocess
 import time
 
 import pytest
 import torch
 
+from .. import forks
 from .bundles import SMALL, command, paths, start
 
 RUN = {
@@ -26,7 +26,7 @@ RUN = {
 }
 
 
-def finish(process: subprocess.Popen, log) -> None:
+def finish(process: forks.Fork, log) -> None:
     assert process.wait(timeout=600) == 0, log.read_text()[-3000:]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import requests
 
+from ... import forks
 from ..bundles import ROOT
 from ..server import stop
 
@@ -77,18 +78,22 @@ def monai_label(folder: Path, studies: str, conf: dict[str, str], app: Path | No
 @contextmanager
 def _process(words: list[str], log: Path, environment: dict[str, str], cwd: Path | None = None):
     """A process in a session of its own; at the end it and its children get a signal, by its id."""
-    with open(log, "w") as file:
-        process = subprocess.Popen(
-            words, stdout=file, stderr=subprocess.STDOUT, cwd=cwd, env={**os.environ, **environment},
-            start_new_session=True,
-        )  # fmt: skip
+    log.write_text("")
+    settings = {**os.environ, **environment}
+    if words[0] == sys.executable:
+        process = forks.start(words, log, cwd or ROOT, settings, session=True)
+    else:
+        with open(log, "w") as file:
+            process = subprocess.Popen(
+                words, stdout=file, stderr=subprocess.STDOUT, cwd=cwd, env=settings, start_new_session=True
+            )
     try:
         yield process
     finally:
         stop(process)
 
 
-def _wait_for(url: str, process: subprocess.Popen, log: Path, seconds: float) -> None:
+def _wait_for(url: str, process: subprocess.Popen | forks.Fork, log: Path, seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if process.poll() is not None:
