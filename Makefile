@@ -2,11 +2,12 @@
 #   make demo    fine-tune, evaluate and look at the result
 #   make serve   annotate sample data in OHIF or 3D Slicer, and train on the labels
 #   make test    lint and all tests
+# and make docs builds the pages as a site, output/site/index.html
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo serve test lint bundles install install-test constraints clean
+.PHONY: demo serve test docs lint bundles install install-test constraints clean
 
 demo: install
 	$(BIN)/python -m medsaga.demo
@@ -16,6 +17,9 @@ serve: install
 
 test: install-test lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --strict
 
 lint: install-test
 	$(BIN)/ruff check .
@@ -41,6 +45,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[label,test]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[label,docs]'
 	touch $@
 
 # newest versions that go together, for each Python; review the change and run the tests before committing it

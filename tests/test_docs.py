@@ -1,6 +1,8 @@
 """Pages of the repository lead where they say."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,3 +38,13 @@ def test_every_page_is_linked():
         for pair in LINK.findall(page.read_text())
     }
     assert not [str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md") if page not in linked]
+
+
+def test_the_site_builds_strictly(tmp_path):
+    """Warnings are errors: of links, anchors, pages that are not in the navigation, and docstrings."""
+    pytest.importorskip("mkdocstrings", reason="MkDocs is not installed: pip install 'medsaga[docs]'")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    network = (tmp_path / "site" / "api" / "networks.html").read_text()
+    assert 'id="medsaga.networks.SamSegmenter.encode"' in network and ":class:" not in network

@@ -76,7 +76,9 @@ def test_boxes_are_torchs(network, exported, images, number):
 
 @torch.no_grad()
 def test_lite_medsams_encoder_is_torchs(tmp_path):
-    network = SamSegmenter("vit_t", 64, 4, "lite_medsam").eval()
+    network = SamSegmenter("vit_t", 64, 4, "lite_medsam", fine_features=True).eval()
+    for parameter in network.fine_features.widen.parameters():
+        parameter.normal_()  # they start from zero, and would hide that they are missing
     export_network(network, tmp_path / "lite", "sam_boxes")
     exported = ExportedSegmenter(tmp_path / "lite")
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))

@@ -174,7 +174,8 @@ assert compiled([torch.rand(2, 1, 64, 64).numpy()])[0].shape == (2, 3, 16, 16)
 @torch.no_grad()
 def test_lite_medsams_encoder_and_several_channels_agree_and_are_of_no_device(tmp_path):
     torch.manual_seed(0)
-    network = SamSegmenter("vit_t", 56, 3, "lite_medsam", True, in_channels=2).eval()
+    network = SamSegmenter("vit_t", 56, 3, "lite_medsam", True, in_channels=2, fine_features=True).eval()
+    network.fine_features.widen.apply(_not_zero)
     image = torch.rand(3, 2, 56, 56)
     write_torchscript(network, tmp_path / "m.ts", 2, {})
     write_onnx(network, tmp_path / "m.onnx", 2)
@@ -183,6 +184,12 @@ def test_lite_medsams_encoder_and_several_channels_agree_and_are_of_no_device(tm
         assert float((found - expected).abs().max() / expected.abs().max()) < TOLERANCE
     # a device written into the trace would keep it from GPUs
     assert 'value="cpu"' not in str(script.inlined_graph)
+
+
+def _not_zero(module):
+    """What training adds to SAM starts from zero, and would hide that it is missing."""
+    for parameter in module.parameters(recurse=False):
+        parameter.normal_()
 
 
 # --- large files, versions, what is refused -------------------------------------------------------------------------

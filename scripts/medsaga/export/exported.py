@@ -69,7 +69,7 @@ class ExportedSegmenter:
 
         Shape:
             - image: (B, C, S, S), for C = 3 also (B, 1, S, S)
-            - output: (B, 256, m / 4, m / 4)
+            - output: (B, 256, m / 4, m / 4), or as the network's own
 
         Raises:
             ValueError: when the image has another size or number of channels.
@@ -91,7 +91,7 @@ class ExportedSegmenter:
         """Class logits, as :meth:`medsaga.networks.SamSegmenter.decode` without points.
 
         Shape:
-            - embedding: (B, 256, m / 4, m / 4); boxes: (P, 4); P = B, or B = 1
+            - embedding: as of :meth:`encode`; boxes: (P, 4); P = B, or B = 1
             - output: (P, k, m, m); without boxes (B, k, m, m)
 
         Raises:

@@ -77,6 +77,7 @@ class AutomaticSegmenter(nn.Module):
         super().__init__()
         self.channel_projection = network.channel_projection or nn.Identity()
         self.image_encoder, self.mask_decoder = network.image_encoder, network.mask_decoder
+        self.fine_features = network.fine_features
         sparse, dense = network.prompt_encoder(points=None, boxes=None, masks=None)
         for name, constant in {
             "pixel_mean": network.pixel_mean,
@@ -90,4 +91,10 @@ class AutomaticSegmenter(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         image = (self.channel_projection(image) - self.pixel_mean) / self.pixel_std
-        return self.mask_decoder(self.image_encoder(image), self.image_pe, self.sparse, self.dense)
+        fine: list[torch.Tensor] = []
+        if self.fine_features is None:
+            embedding = self.image_encoder(image)
+        else:
+            joined = self.fine_features.join(*self.image_encoder.with_fine_features(image))
+            embedding, *fine = self.fine_features.split(joined)
+        return self.mask_decoder(embedding, self.image_pe, self.sparse, self.dense, fine)
