@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo serve test docs lint bundles install install-test constraints clean
+.PHONY: demo serve test docs gpu-check lint bundles install install-test constraints clean
 
 demo: install
 	$(BIN)/python -m medsaga.demo
@@ -20,6 +20,10 @@ test: install-test lint
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/mkdocs build --strict
+
+# what the pages say of GPUs, on the one at hand, in ten minutes; the page is output/gpu/gpu.md
+gpu-check: install-test
+	$(BIN)/python -m medsaga.experiments.gpu --minutes 8
 
 lint: install-test
 	$(BIN)/ruff check .

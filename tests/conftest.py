@@ -21,6 +21,13 @@ sys.path[:] = [path for path in sys.path if path != HIDDEN]  # xdist's workers a
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     # arrays as small as the tests' gain nothing from more, and lose much where other work has the cores

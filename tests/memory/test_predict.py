@@ -71,7 +71,7 @@ def test_a_gpu_that_is_not_there_is_predicted(small):
     assert peak(small(**encoder, precision="fp16", offload=True), "cuda") < 0.8 * half
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp16", "fp32", "bf16"])
 def test_a_gpu_takes_what_was_predicted(precision, small):
     setup = small(device="$torch.device('cuda')", precision=precision)

@@ -310,7 +310,7 @@ def test_loading_does_not_share_memory():
         assert torch.equal(value, state["state"][0][key]), key
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_defect_2_state_moves_to_the_gpu(dtype):
     params = [parameter(200, 300, dtype=dtype), parameter(9, dtype=dtype)]
