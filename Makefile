@@ -15,8 +15,9 @@ demo: install
 serve: install
 	$(BIN)/python -m monailabel_app.serve
 
+# in the order of the folders: the reordering would leave the slow files, of few tests, for one core at the end
 test: install-test lint
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/mkdocs build --strict
