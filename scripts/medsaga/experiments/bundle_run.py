@@ -14,7 +14,7 @@ from typing import Any
 
 from medsaga.files import write_json
 
-__all__ = ["execute", "is_done", "run_logged"]
+__all__ = ["evaluate", "execute", "is_done", "run_logged"]
 
 
 def is_done(folder: Path) -> bool:
@@ -64,10 +64,17 @@ def execute(
     seconds, peak = run_logged(
         _words("training", bundle, ["train"], overlays, {**options, **paths, "resume": True}), log
     )
-    run_logged(
-        _words("evaluating", bundle, ["train", "evaluate"], overlays, {**options, **paths, **(evaluation or {})}), log
-    )
+    evaluate(folder, bundle, overlays, {**options, **(evaluation or {})}, cache_dir)
     write_json(folder / "run.json", {"minutes": seconds / 60, "resumed": resumed, "peak_rss": peak})
+
+
+def evaluate(folder: Path, bundle: Path, overlays: Sequence[Path], options: Mapping[str, Any], cache_dir: Path) -> None:
+    """Score ``model.pt`` of a folder; tables and pictures are in ``output/evaluation`` then.
+
+    Args and errors as of :func:`execute`.
+    """
+    paths = {"output_dir": folder / "output", "model_path": folder / "model.pt", "cache_dir": cache_dir}
+    run_logged(_words("evaluating", bundle, ["train", "evaluate"], overlays, {**options, **paths}), folder / "log.txt")
 
 
 def _words(
