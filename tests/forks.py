@@ -7,6 +7,7 @@ fork of it.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import importlib
@@ -102,7 +103,8 @@ def _serve() -> dict | None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is no answer
     for name in _LIBRARIES:
-        importlib.import_module(name)
+        with contextlib.suppress(ImportError):  # MONAI Label's may be absent
+            importlib.import_module(name)
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
