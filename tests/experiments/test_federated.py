@@ -68,3 +68,11 @@ def test_two_sites_train_one_network_and_send_what_they_train(phantoms, tmp_path
         assert last["record"]["train"] == json.loads(split.read_text())["train"]
         # a site ends beside the average, not on it
         assert not torch.equal(last["network"]["image_encoder.neck.0.weight"], weights["image_encoder.neck.0.weight"])
+
+
+def test_a_site_that_ends_is_said(phantoms, tmp_path):
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({"train": ["nobody"], "validation": [], "test": []}))
+    sites = Sites(ROOT / "bundles" / "hippocampus", [split], 1, 1, {**OPTIONS, "dataset_dir": str(phantoms)}, tmp_path)
+    with pytest.raises(RuntimeError, match="site 1 has ended"):
+        federated(sites)

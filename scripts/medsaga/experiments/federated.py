@@ -61,6 +61,9 @@ def federated(sites: Sites) -> tuple[dict[str, Tensor], float]:
 
     Returns:
         The weights, and the mean of the megabytes that a site sends in a round.
+
+    Raises:
+        RuntimeError: a site's process ends before the last round; it has printed why.
     """
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
@@ -76,18 +79,25 @@ def federated(sites: Sites) -> tuple[dict[str, Tensor], float]:
         theirs.close()
         pipes.append(ours)
     # all begin with the first one's: what is not published starts from random numbers
-    weights, *_ = [pipe.recv() for pipe in pipes]
+    weights, *_ = [_received(number, pipe) for number, pipe in enumerate(pipes)]
     sent = 0
     for _ in tqdm(range(sites.rounds), desc="federated", unit="round"):
         for pipe in pipes:
             pipe.send(weights)
-        differences, sizes = zip(*(pipe.recv() for pipe in pipes))
+        differences, sizes = zip(*(_received(number, pipe) for number, pipe in enumerate(pipes)))
         sent += sum(value.nbytes for changed in differences for value in changed.values())
         weights = averaged(weights, differences, sizes)
     for pipe, process in zip(pipes, processes):
         pipe.send(None)
         process.join()
     return weights, sent / 1e6 / sites.rounds / len(pipes)
+
+
+def _received(number: int, pipe: Connection) -> Any:
+    try:
+        return pipe.recv()
+    except EOFError as error:
+        raise RuntimeError(f"site {number + 1} has ended; what it printed last says why") from error
 
 
 def _site(pipe: Connection, bundle: str, name: str, rounds: int, local_epochs: int, options: dict[str, Any]) -> None:
