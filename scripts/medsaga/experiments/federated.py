@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 from monai.fl.utils.constants import WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 from torch import Tensor
@@ -27,6 +26,7 @@ from medsaga.data.case import patient_of
 from medsaga.federated import averaged, site
 from medsaga.files import replacing, write_json
 from medsaga.machine import describe_machine
+from medsaga.memory import Setup
 from medsaga.text_table import text_table
 
 from .bundle_run import evaluate, execute
@@ -135,9 +135,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("output/federated"), help="(default: %(default)s)")
     given = parser.parse_args(arguments)
     bundle, work, options = bundle_folder(given.bundle).absolute(), given.work.absolute(), dict(given.override)
-    config = ConfigParser(ConfigParser.load_config_files(str(bundle / "configs" / "train.json")))
-    config.update(options)
-    *splits, everything = _splits(config.get_parsed_content("parts"), given.sites, given.patients, work)
+    parts = Setup(str(bundle), overrides=options).parser().get_parsed_content("parts")
+    *splits, everything = _splits(parts, given.sites, given.patients, work)
     epochs = given.rounds * given.local_epochs
     alone = {**options, "train#trainer#max_epochs": epochs, "val_interval": epochs}
     rows = []

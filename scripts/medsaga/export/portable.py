@@ -75,26 +75,12 @@ class AutomaticSegmenter(nn.Module):
 
     def __init__(self, network: SamSegmenter) -> None:
         super().__init__()
-        self.channel_projection = network.channel_projection or nn.Identity()
-        self.image_encoder, self.mask_decoder = network.image_encoder, network.mask_decoder
-        self.fine_features = network.fine_features
+        self.network = network
         sparse, dense = network.prompt_encoder(points=None, boxes=None, masks=None)
-        for name, constant in {
-            "pixel_mean": network.pixel_mean,
-            "pixel_std": network.pixel_std,
-            "image_pe": network.prompt_encoder.get_dense_pe(),
-            "sparse": sparse,
-            "dense": dense,
-        }.items():
+        constants = {"image_pe": network.prompt_encoder.get_dense_pe(), "sparse": sparse, "dense": dense}
+        for name, constant in constants.items():
             self.register_buffer(name, constant.detach().clone())
         self.eval()
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        image = (self.channel_projection(image) - self.pixel_mean) / self.pixel_std
-        fine: list[torch.Tensor] = []
-        if self.fine_features is None:
-            embedding = self.image_encoder(image)
-        else:
-            joined = self.fine_features.join(*self.image_encoder.with_fine_features(image))
-            embedding, *fine = self.fine_features.split(joined)
-        return self.mask_decoder(embedding, self.image_pe, self.sparse, self.dense, fine)
+        return self.network.predict(self.network.embed(image), self.image_pe, self.sparse, self.dense)

@@ -231,6 +231,10 @@ class SamSegmenter(nn.Module):
             raise ValueError(f"image is of type {image.dtype}: scale it to floating point intensities in [0, 1]")
         if isinstance(image, MetaTensor):
             image = image.as_tensor()  # whose metadata each layer would copy, and operators of our own not know
+        return self.embed(image)
+
+    def embed(self, image: torch.Tensor) -> torch.Tensor:
+        """What :meth:`encode` does after its checks."""
         if self.channel_projection is not None:
             image = self.channel_projection(image)
         # A grey image gains its three channels here by broadcasting.
@@ -278,11 +282,17 @@ class SamSegmenter(nn.Module):
                 dense = dense + 0 * sum(p.sum() for p in trained)
             image_pe = self.prompt_encoder.get_dense_pe()
         with self._autocast(embedding.device):
-            fine: list[torch.Tensor] = []
-            if self.fine_features is not None:
-                embedding, *fine = self.fine_features.split(embedding)
-            logits = self.mask_decoder(embedding, image_pe, sparse, dense, fine)
+            logits = self.predict(embedding, image_pe, sparse, dense)
         return logits if self.precision == "fp32" else logits.float()
+
+    def predict(
+        self, embedding: torch.Tensor, image_pe: torch.Tensor, sparse: torch.Tensor, dense: torch.Tensor
+    ) -> torch.Tensor:
+        """What :meth:`decode` does with the prompt encoder's results: positions, points and boxes, and masks."""
+        fine: list[torch.Tensor] = []
+        if self.fine_features is not None:
+            embedding, *fine = self.fine_features.split(embedding)
+        return self.mask_decoder(embedding, image_pe, sparse, dense, fine)
 
 
 def mask_prompt(masks: torch.Tensor) -> torch.Tensor:
