@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from medsaga.data import write_decathlon_phantoms
 
 from .bundles import ROOT
-from .dicom.services import _process, _wait_for
-from .server import Server, _free_port, small_bundle
+from .dicom.services import _process
+from .server import Server, _free_port, small_bundle, wait_for
 
 __all__ = ["ROLES", "LoggedInServer", "Realm", "realm", "serve_with_logins", "table"]
 
@@ -173,7 +173,7 @@ def serve_with_logins(
     }
     url = f"http://127.0.0.1:{port}"
     with _process(command, log, settings, cwd=folder) as process:
-        _wait_for(f"{url}/auth/", process, log, seconds=180)
+        wait_for(f"{url}/auth/", process, log, seconds=180)
         labels = phantoms / "labelsTr"
         yield LoggedInServer(url, studies, labels, bundle, log, process, settings, token=realm.token(*ROLES))
 

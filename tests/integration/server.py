@@ -213,22 +213,29 @@ def serve(
         f"http://127.0.0.1:{port}", studies, phantoms / "labelsTr", bundle, log, process, environment=settings
     )
     try:
-        _wait_until_it_answers(server)
+        wait_for(f"{server.url}/info/", process, log)
         yield server
     finally:
         stop(process)
 
 
-def _wait_until_it_answers(server: Server, seconds: float = 180) -> None:
+def wait_for(url: str, process: subprocess.Popen | forks.Fork, log: Path, seconds: float = 180) -> requests.Response:
+    """Wait until a process answers at an address.
+
+    Raises:
+        RuntimeError: with the end of the log, when it has ended or does not answer in this time.
+    """
     end = time.monotonic() + seconds
-    while time.monotonic() < end and server.process.poll() is None:
+    while time.monotonic() < end and process.poll() is None:
         try:
-            if server.request("GET", "/info/").ok:
-                return
+            answer = requests.get(url, timeout=120)
+            if answer.ok:
+                return answer
         except requests.ConnectionError:
             pass
         time.sleep(0.3)
-    raise RuntimeError(f"The server does not answer at {server.url}:\n{server.tail()}")
+    end_of_log = log.read_text(errors="replace")[-4000:]
+    raise RuntimeError(f"{' '.join(process.args[:4])} does not answer at {url}:\n{end_of_log}")
 
 
 def stop(process: subprocess.Popen | forks.Fork) -> None:

@@ -8,18 +8,16 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-import requests
 
 from .. import forks
 from .bundles import ROOT
-from .server import _free_port, stop
+from .server import _free_port, stop, wait_for
 
 COMMANDS = re.findall(r"^```bash\n(.*?)^```", (ROOT / "docs" / "from_scans.md").read_text(), re.DOTALL | re.MULTILINE)
 
@@ -50,18 +48,6 @@ def shell(tmp_path):
     return start
 
 
-def _answers(port: str, server: forks.Fork, log: Path) -> None:
-    end = time.monotonic() + 180
-    while time.monotonic() < end:
-        assert server.poll() is None, log.read_text()[-3000:]
-        try:
-            if requests.get(f"http://127.0.0.1:{port}/info/", timeout=30).ok:
-                return
-        except requests.ConnectionError:
-            time.sleep(0.5)
-    raise TimeoutError(log.read_text()[-3000:])
-
-
 def test_every_command_of_the_page_runs(shell, tmp_path):
     port = str(_free_port())
     output, log, server = tmp_path / "output", tmp_path / "log", None
@@ -72,7 +58,7 @@ def test_every_command_of_the_page_runs(shell, tmp_path):
             process = shell(block)
             if block.startswith("monailabel"):
                 server = process
-                _answers(port, server, log)
+                wait_for(f"http://127.0.0.1:{port}/info/", server, log)
             else:
                 assert process.wait(300) == 0, log.read_text()[-3000:]
     finally:

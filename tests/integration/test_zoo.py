@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 import zipfile
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from medsaga.bundle.__main__ import main
 
 from ..verify.conftest import small, weights
 from .bundles import ROOT
-from .server import _free_port, read_mask, stop
+from .server import _free_port, read_mask, stop, wait_for
 
 WHERE = "import importlib.util; print(importlib.util.find_spec('medsaga').origin)"
 SAMPLE_APPS = [Path(sys.prefix, "monailabel", "sample-apps"), Path(sys.prefix, "share", "monailabel", "sample-apps")]
@@ -111,7 +110,7 @@ def test_monai_labels_stock_app_serves_it(exported, phantoms, tmp_path):
     with open(log, "w") as output:
         server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=tmp_path, env=environment)
     try:
-        info = wait_for(url + "/info/", server, log)
+        info = wait_for(f"{url}/info/", server, log).json()
         assert info["models"]["hippocampus"]["labels"] == {"anterior": 1, "posterior": 2}
         assert "hippocampus" in info["trainers"]
         name = Path(image).name.removesuffix(".nii.gz")
@@ -124,16 +123,3 @@ def test_monai_labels_stock_app_serves_it(exported, phantoms, tmp_path):
         assert not (tmp_path / "app" / "model" / "hippocampus" / "output").exists(), "the app keeps masks itself"
     finally:
         stop(server)
-
-
-def wait_for(url, server, log, seconds=180):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and server.poll() is None:
-        try:
-            answer = requests.get(url, timeout=10)
-            if answer.ok:
-                return answer.json()
-        except requests.ConnectionError:
-            pass
-        time.sleep(0.3)
-    raise RuntimeError(f"The server does not answer at {url}:\n{log.read_text()[-3000:]}")

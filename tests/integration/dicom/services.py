@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ import requests
 
 from ... import forks
 from ..bundles import ROOT
-from ..server import stop
+from ..server import stop, wait_for
 
 STORE = "http://127.0.0.1:8042"
 SERVER = "http://127.0.0.1:8000"  # the port that OHIF in MONAI Label's wheel assumes
@@ -39,7 +38,7 @@ def orthanc(folder: Path) -> Iterator[str]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "orthanc.json").write_text(json.dumps(settings))
     with _process(["Orthanc", str(folder / "orthanc.json")], folder / "orthanc.log", {}) as process:
-        _wait_for(f"{STORE}/system", process, folder / "orthanc.log", seconds=30)
+        wait_for(f"{STORE}/system", process, folder / "orthanc.log", seconds=30)
         yield f"{STORE}/dicom-web"
 
 
@@ -71,7 +70,7 @@ def monai_label(folder: Path, studies: str, conf: dict[str, str], app: Path | No
     }
     log = folder / "server.log"
     with _process(words, log, settings, cwd=folder) as process:
-        _wait_for(f"{SERVER}/info/", process, log, seconds=180)
+        wait_for(f"{SERVER}/info/", process, log, seconds=180)
         yield log
 
 
@@ -91,16 +90,3 @@ def _process(words: list[str], log: Path, environment: dict[str, str], cwd: Path
         yield process
     finally:
         stop(process)
-
-
-def _wait_for(url: str, process: subprocess.Popen | forks.Fork, log: Path, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            break
-        try:
-            if requests.get(url, timeout=30).ok:
-                return
-        except requests.ConnectionError:
-            time.sleep(0.3)
-    raise RuntimeError(f"{' '.join(process.args[:4])} does not answer at {url}:\n{log.read_text()[-3000:]}")

@@ -13,8 +13,9 @@ import pytest
 import requests
 
 from ..bundles import ROOT
+from ..server import wait_for
 from .geometry import at_series, stored_segs
-from .services import _process, _wait_for
+from .services import _process
 from .test_ohif import annotate, browser, dice, in_series  # noqa: F401 (a fixture)
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("clean")]
@@ -67,7 +68,7 @@ def proxy(store, bundles, work) -> Iterator[str]:
     loop = asyncio.new_event_loop()
     log = folder / "server.log"
     with _process(words, log, environment, cwd=folder) as process:
-        _wait_for(f"http://127.0.0.1:{PORT}/info/", process, log, seconds=180)
+        wait_for(f"http://127.0.0.1:{PORT}/info/", process, log, seconds=180)
         listening = loop.run_until_complete(asyncio.start_server(_forward, "127.0.0.1", PROXY_PORT))
         thread = threading.Thread(target=loop.run_forever, daemon=True)
         thread.start()
