@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from medsaga.federated import averaged, site
 from medsaga.files import replacing, write_json
 from medsaga.machine import describe_machine
 from medsaga.memory import Setup
+from medsaga.processes import process_context
 from medsaga.text_table import text_table
 
 from .bundle_run import evaluate, execute
@@ -65,7 +65,7 @@ def federated(sites: Sites) -> tuple[dict[str, Tensor], float]:
     Raises:
         RuntimeError: a site's process ends before the last round; it has printed why.
     """
-    context = multiprocessing.get_context("spawn")
+    context = process_context()
     pipes, processes = [], []
     for number, split in enumerate(sites.splits):
         folder = sites.work / f"site{number}"
