@@ -1,4 +1,4 @@
-"""Processes that run ``python -m MODULE`` as a new one does, without the seconds that its libraries take to import.
+"""Processes that run ``python -m MODULE`` or ``-c CODE`` as new ones do, without the seconds that imports take.
 
 One process for each of pytest's has imported the libraries, and nothing of this project. It waits, and a command is a
 fork of it.
@@ -17,12 +17,13 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
 from pathlib import Path
 
-__all__ = ["Fork", "start"]
+__all__ = ["Fork", "run", "start"]
 
 # not monailabel itself, which reads its settings from the environment when it is imported
 _LIBRARIES = ("monai.bundle", "monai.engines", "nibabel", "itk", "pydicom", "fastapi", "uvicorn", "timm", "tensorboard")
@@ -58,8 +59,23 @@ class Fork:
         self.send_signal(signal.SIGKILL)
 
 
-def start(words: list[str], output: Path, cwd: Path, env: dict[str, str], session: bool = False) -> Fork:
-    """Start ``python [-W ignore] -m MODULE ARGUMENTS``.
+def run(words: list[str], cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, with the output apart from the errors; more in :func:`start`."""
+    with tempfile.TemporaryDirectory() as folder:
+        output, errors = Path(folder, "output"), Path(folder, "errors")
+        code = start(words, output, cwd, dict(os.environ), errors=errors).wait(timeout)
+        return subprocess.CompletedProcess(words, code, output.read_text(), errors.read_text())
+
+
+def start(
+    words: list[str],
+    output: Path,
+    cwd: Path,
+    env: dict[str, str],
+    session: bool = False,
+    errors: Path | None = None,
+) -> Fork:
+    """Start ``python [-W ignore] -m MODULE ARGUMENTS``, or with ``-c CODE``.
 
     Args:
         words: the command, this Python first.
@@ -67,11 +83,13 @@ def start(words: list[str], output: Path, cwd: Path, env: dict[str, str], sessio
         cwd: its working directory.
         env: its environment.
         session: whether it gets a session of its own.
+        errors: file for what it writes to stderr; None adds it to the output.
     """
     quiet = words[1:3] == ["-W", "ignore"]
     option, *arguments = words[3:] if quiet else words[1:]
-    assert words[0] == sys.executable and option == "-m", words
-    request = {"quiet": quiet, "arguments": arguments, "output": str(output), "cwd": str(cwd), "session": session}
+    assert words[0] == sys.executable and option in ("-m", "-c"), words
+    request = {"quiet": quiet, "option": option, "arguments": arguments, "cwd": str(cwd), "session": session}
+    request |= {"output": str(output), "errors": str(errors or output)}
     network = f"/proc/{os.getpid()}/task/{threading.get_native_id()}/ns/net"  # a test's own, where it has one
     return Fork(words, _parent().ask(**request, env=env, network=network))
 
@@ -128,9 +146,8 @@ def _become(request: dict) -> None:
         if libc.setns(os.open(request["network"], os.O_RDONLY | os.O_CLOEXEC), 0):
             raise OSError(ctypes.get_errno(), "cannot enter the test's network")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    for number, name in ((1, "output"), (2, "errors")):
+        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), number)
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
@@ -149,4 +166,8 @@ if __name__ == "__main__":
     _PYTHONPATH = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if (_request := _serve()) is not None:
         _become(_request)
-        runpy.run_module(_request["arguments"][0], run_name="__main__", alter_sys=True)
+        if _request["option"] == "-m":
+            runpy.run_module(_request["arguments"][0], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv[0] = "-c"
+            exec(_request["arguments"][0], {"__name__": "__main__"})

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from medsaga.data import check_cases, write_decathlon_phantoms
 from medsaga.data.__main__ import main
 from medsaga.failures import CasesFailedError
 
+from .. import forks
 from .test_slice_cache import CALLS, VOLUME, count, write_dicom, write_itk
 
 
@@ -91,16 +92,18 @@ def test_of_two_processes_the_first_reports_and_the_other_waits(tmp_path, write_
     label_of_class_seven(others[0])
     (tmp_path / "cases.json").write_text(json.dumps([train, others]))
     processes = [
-        subprocess.Popen(
+        forks.start(
             [sys.executable, "-W", "ignore", "-c", PROCESS, str(rank), str(tmp_path)],
-            cwd=Path(__file__).parents[2],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
+            tmp_path / f"said{rank}",
+            Path(__file__).parents[2],
+            dict(os.environ),
+            errors=Path(os.devnull),
         )
         for rank in range(2)
     ]
-    first, second = (process.communicate(timeout=300)[0].splitlines() for process in processes)
+    for process in processes:
+        process.wait(300)
+    first, second = ((tmp_path / f"said{rank}").read_text().splitlines() for rank in range(2))
     assert first == [
         "trains",
         f"CasesFailedError 1 of 2 cases cannot be used, listed in {tmp_path}/errors.csv:",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torch import nn
 
 from medsaga.losses import LogitResolutionDiceCELoss
 
+from .. import forks
 from .test_training_state import Run
 
 
@@ -97,11 +97,11 @@ run()
 
 def test_all_processes_stop_when_one_loss_is_no_number(tmp_path):
     words = [sys.executable, "-W", "ignore", "-c", PROCESS, str(tmp_path)]
-    settings = {"cwd": Path(__file__).parents[2], "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+    logs = [tmp_path / "log0", tmp_path / "log1"]
     processes = [
-        subprocess.Popen([*words, str(rank)], stderr=subprocess.PIPE, text=True, **settings) for rank in (0, 1)
+        forks.start([*words, str(rank)], log, Path(__file__).parents[2], dict(os.environ))
+        for rank, log in enumerate(logs)
     ]
-    errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert all(process.returncode == 1 for process in processes)
-    for error, loss in zip(errors, (r"\d\.\d+", "nan")):
+    assert [process.wait(300) for process in processes] == [1, 1]
+    for error, loss in zip([log.read_text() for log in logs], (r"\d\.\d+", "nan")):
         assert re.search(rf"FloatingPointError: Epoch 2, iteration 3: the loss is {loss}", error), error

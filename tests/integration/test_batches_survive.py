@@ -2,7 +2,6 @@
 
 import csv
 import shutil
-import subprocess
 from pathlib import Path
 
 import monai.bundle
@@ -13,7 +12,8 @@ import torch
 
 from medsaga.failures import CasesFailedError, root_cause
 
-from .bundles import SMALL, command, config_files, paths, run
+from .. import forks
+from .bundles import ROOT, SMALL, command, config_files, paths, run
 
 SHORT = {
     **SMALL,
@@ -135,7 +135,7 @@ def test_the_command_ends_with_the_list_and_without_a_traceback(data, model, tmp
     words = command(
         "evaluating", "hippocampus", "inference", **segmenting(model, data / "imagesTr", tmp_path / "masks")
     )
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    done = forks.run(words, ROOT)
     assert done.returncode == 1, done.stdout[-2000:] + done.stderr[-2000:]
     assert masks(tmp_path / "masks") == {images[1].name.removesuffix(".nii.gz")}
     first, last = done.stderr.strip().splitlines()[-2:]

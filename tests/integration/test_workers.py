@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 
 import pytest
@@ -11,6 +11,7 @@ pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip inst
 
 from lib.start import NO_WORKERS
 
+from .. import forks
 from .bundles import ROOT
 from .server import stop
 
@@ -29,8 +30,7 @@ def test_the_command_ends_with_the_reason(tmp_path):
         (app / part).symlink_to(ROOT / "monailabel_app" / part)
     command = [*MONAI_LABEL, "start_server", "--app", str(app), "--studies", str(studies), "--workers", "2"]
     command += ["--conf", "models", "hippocampus", "--host", "127.0.0.1", "--port", "0"]
-    with open(log, "w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=tmp_path)
+    process = forks.start(command, log, tmp_path, dict(os.environ))
     try:
         process.wait(300)
     finally:

@@ -1,7 +1,6 @@
 """The gate before the app: endpoints of the table only, roles, sizes; and the table in the documentation."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from lib.gate import guard
 from lib.routes import ROUTES
 from monailabel.config import settings
 from monailabel.endpoints.user import auth
+
+from .. import forks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,14 +32,15 @@ print("ROUTES", json.dumps([[*map(list, routes_of(monailabel.app.app))], roles])
 
 
 @pytest.fixture(scope="module")
-def installed():
+def installed(tmp_path_factory):
     """Routes of MONAI Label's app as it is installed, with logins, and the roles that it asks for."""
     import json
 
     words = [sys.executable, "-c", _LIST]
-    environment = {**os.environ, "MONAI_LABEL_AUTH_ENABLE": "true"}
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment, check=True)
-    routes, roles = json.loads(done.stdout.split("ROUTES ")[1])
+    said = tmp_path_factory.mktemp("routes") / "said"
+    code = forks.start(words, said, ROOT, {**os.environ, "MONAI_LABEL_AUTH_ENABLE": "true"}).wait(300)
+    assert code == 0, said.read_text()
+    routes, roles = json.loads(said.read_text().split("ROUTES ")[1].splitlines()[0])
     return {tuple(route) for route in routes}, roles
 
 

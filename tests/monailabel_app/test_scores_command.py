@@ -1,7 +1,6 @@
 """The command that shows whether the model helps."""
 
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from monailabel_app.scores import main, read_scores, versions
 from PIL import Image
 
+from .. import forks
 from ..integration.bundles import ROOT
 
 OLD, NEW = "model.pt@1762000000000000000", "model.pt@1763000000000000000"  # 2025-11-01 12:26, 2025-11-13 02:13
@@ -72,6 +72,6 @@ def test_without_scores_it_says_what_makes_them(tmp_path, capsys):
 
 def test_as_a_command(studies):
     words = [sys.executable, "-m", "monailabel_app.scores", str(studies)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    done = forks.run(words, ROOT)
     assert done.returncode == 0, done.stderr
     assert "case_3" in done.stdout

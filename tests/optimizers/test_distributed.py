@@ -9,6 +9,7 @@ from torch import nn
 
 from medsaga.networks.encoders import build_encoder
 from medsaga.optimizers import GaLoreAdamW, data_parallel, sam_param_groups
+from medsaga.processes import process_context
 
 STEPS = 6
 
@@ -72,7 +73,8 @@ def child(process, folder):
 
 
 def test_two_processes_reach_the_weights_of_one(tmp_path):
-    mp.spawn(child, args=(str(tmp_path),), nprocs=2)
+    process_context()  # which starts them faster
+    mp.start_processes(child, args=(str(tmp_path),), nprocs=2, start_method="forkserver")
     network, optimizer = make(False)
     start = {name: value.clone() for name, value in network.state_dict().items()}
     train(network, optimizer, range(STEPS))

@@ -1,19 +1,17 @@
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from .. import forks
 
 ROOT = Path(__file__).parents[2]
 
 
 def _read_damaged(folder: Path, formats: str, count: int) -> dict:
     """In a process of its own, which a C library may take down and whose memory is measured."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.reading.malformed", str(folder), formats, str(count)],
-        cwd=ROOT, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+    done = forks.run([sys.executable, "-m", "tests.reading.malformed", str(folder), formats, str(count)], ROOT, 600)
     current = folder / "current.txt"
     at = current.read_text() if current.is_file() else "the good files"
     assert done.returncode == 0, f"ended with {done.returncode} at {at}: {done.stderr[-3000:]}"
