@@ -8,7 +8,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from medsaga.networks.encoders import build_encoder
-from medsaga.optimizers import GaLoreAdamW, data_parallel, sam_param_groups
+from medsaga.optimizers import GaLoreAdamW, data_parallel, load_parts, sam_param_groups, save_parts, shard
 from medsaga.processes import process_context
 
 STEPS = 6
@@ -90,6 +90,56 @@ def test_two_processes_reach_the_weights_of_one(tmp_path):
         for name, value in alone.items():
             assert torch.equal(first[name], second[name]), (case, name)
             assert (first[name] - value).abs().max() <= 1e-5, (case, name)
+
+
+def whole_state(network):
+    return {name: value.full_tensor() for name, value in network.state_dict().items()}
+
+
+def make_sharded(in_backward):
+    torch.manual_seed(0)
+    network = shard(Net().double(), "cpu")
+    groups = sam_param_groups(network, rank=8, encoder_lr=1e-4, lr=1e-4, update_gap=3)
+    return network, GaLoreAdamW(groups, update_in_backward=in_backward, max_norm=1.0)
+
+
+def sharded_child(process, folder, processes):
+    """Two processes train and save in the middle; three, of which each has the whole batch, go on from there."""
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store{processes}"
+    dist.init_process_group("gloo", init_method=store, rank=process, world_size=processes)
+    for in_backward in (False, True):
+        network, optimizer = make_sharded(in_backward)
+        if processes == 2:
+            part = slice(2 * process, 2 * process + 2)
+            train(network, optimizer, range(4), part)
+            save_parts(f"{folder}/{in_backward}", network, optimizer)
+            train(network, optimizer, range(4, STEPS), part)
+        else:
+            load_parts(f"{folder}/{in_backward}", network, optimizer)
+            train(network, optimizer, range(4, STEPS))
+        held = sum(p.to_local().numel() for p in network.parameters())
+        weights = whole_state(network)
+        if process == 0:
+            torch.save((weights, held), f"{folder}/{in_backward}{processes}.pt")
+    dist.destroy_process_group()
+
+
+def test_sharded_processes_reach_the_weights_of_one_and_others_go_on_from_their_files(tmp_path):
+    process_context()
+    for processes in (2, 3):
+        arguments = (str(tmp_path), processes)
+        mp.start_processes(sharded_child, args=arguments, nprocs=processes, start_method="forkserver")
+    network, optimizer = make(False)
+    train(network, optimizer, range(STEPS))
+    parameters = sum(p.numel() for p in network.parameters())
+    for in_backward in (False, True):
+        for processes in (2, 3):
+            weights, held = torch.load(tmp_path / f"{in_backward}{processes}.pt", weights_only=True)
+            assert held < parameters / processes * 1.05
+            for name, value in network.state_dict().items():
+                assert (weights[name] - value).abs().max() <= 1e-5, (in_backward, processes, name)
+        assert sorted(path.suffix for path in (tmp_path / str(in_backward)).iterdir()) == [".safetensors"] * 2
 
 
 def test_full_gradients_of_taken_parameters_stay_out_of_ddp(tmp_path):

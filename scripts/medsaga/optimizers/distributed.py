@@ -1,16 +1,26 @@
-"""Training in several processes: gradients averaged in the low-rank space, bases equal everywhere."""
+"""Training in several processes: gradients averaged in the low-rank space, equal bases, parameters in parts."""
 
 from __future__ import annotations
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from .projection import Basis
 
-__all__ = ["average", "data_parallel", "several_processes", "share_basis"]
+__all__ = [
+    "average",
+    "data_parallel",
+    "is_sharded",
+    "local",
+    "own_rows",
+    "several_processes",
+    "share_basis",
+    "whole",
+]
 
 
 def several_processes() -> bool:
@@ -30,6 +40,28 @@ def share_basis(basis: Basis) -> Basis:
         if vectors is not None:
             dist.broadcast(vectors, src=0)
     return basis
+
+
+def is_sharded(param: Tensor) -> bool:
+    """Whether processes hold a part each of a parameter (``fully_shard``, FSDP2), whose gradients are then averages."""
+    return isinstance(param, DTensor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that processes hold a part each of; other tensors as they are."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of such a tensor, in the same memory; other tensors as they are."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def own_rows(tensor: Tensor, param: Tensor) -> Tensor:
+    """Of a whole tensor the rows that this process holds of a parameter with as many; all, where it is not sharded."""
+    if not isinstance(param, DTensor):
+        return tensor
+    return distribute_tensor(tensor, param.device_mesh, param.placements, src_data_rank=None).to_local()
 
 
 def data_parallel(network: nn.Module, optimizer: Optimizer, device: torch.device | str) -> DistributedDataParallel:

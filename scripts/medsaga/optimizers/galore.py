@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim.optimizer import Optimizer, ParamsT, StateDict
 
+from .distributed import is_sharded, local, whole
 from .pending import Pending, call_after_backward, with_gradient
 from .state import check_group, check_state, restored
 from .update import update_plain, update_projected
@@ -302,7 +303,9 @@ class GaLoreAdamW(Optimizer):
         """Scale all gradients down to ``max_norm``."""
         if self.max_norm is None:
             return
-        norm = get_total_norm(list(self._gradients()), error_if_nonfinite=False)
+        norm = get_total_norm([gradient for gradient in self._gradients() if not is_sharded(gradient)])
+        if sharded := [gradient for gradient in self._gradients() if is_sharded(gradient)]:
+            norm = torch.hypot(norm, whole(get_total_norm(sharded)))
         self._multiply_gradients((self.max_norm / (norm + 1e-6)).clamp(max=1.0))
 
     def _gradients(self) -> Iterator[Tensor]:
@@ -315,7 +318,7 @@ class GaLoreAdamW(Optimizer):
 
     def _multiply_gradients(self, factor: Tensor) -> None:
         for gradient in self._gradients():
-            gradient.mul_(factor.to(gradient.device))
+            local(gradient).mul_(factor.to(gradient.device))
 
     def _project(self, param: Tensor) -> None:
         group, index = self._index[param]

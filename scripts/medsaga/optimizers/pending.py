@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .distributed import average, several_processes, share_basis
+from .distributed import average, is_sharded, several_processes, share_basis, whole
 from .moments import state_dtype
 from .projection import Basis, project
 from .state import as_matrix, basis_of, new_basis, refresh_is_due
@@ -44,8 +44,8 @@ def with_gradient(
         index: of the parameter among the projected ones.
         averaged: projections are averaged over the processes here, because nobody else does.
     """
-    averaged = averaged and several_processes()
-    gradient = as_matrix(param.grad).to(state_dtype(param))
+    averaged = averaged and several_processes() and not is_sharded(param)
+    gradient = as_matrix(whole(param.grad)).to(state_dtype(param))
     if pending is None or pending.basis is None:
         pending = Pending(None, basis_of(state), False)
         if refresh_is_due(state, group, index):

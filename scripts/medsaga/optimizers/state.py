@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .distributed import is_sharded
 from .moments import STATE_BITS, copy_moments, moment_shapes, new_moments, read_moments, state_dtype, write_moments
 from .projection import (
     PROJECTIONS,
@@ -46,11 +47,17 @@ def matrix_shape(param: Tensor) -> tuple[int, int]:
 
 
 def as_matrix(tensor: Tensor) -> Tensor:
-    return tensor.reshape(matrix_shape(tensor))
+    return tensor.flatten(1)  # also where a process has no row of it
 
 
 def new_state(shape: tuple[int, ...], param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-    return {"step": _counter(0), **new_moments(shape, param, group["state_bits"])}
+    return {"step": _counter(0), **_moments(shape, param, group)}
+
+
+def _moments(shape: tuple[int, ...], param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+    if group["rank"] is None and is_sharded(param):  # with the parameter, and never in 8 bits
+        return {name: torch.zeros_like(param, dtype=state_dtype(param)) for name in ("exp_avg", "exp_avg_sq")}
+    return new_moments(shape, param, group["state_bits"])
 
 
 def _counter(value: int) -> Tensor:
@@ -72,7 +79,7 @@ def restored(state: dict[str, Any], param: Tensor, group: dict[str, Any]) -> dic
     """A copy of a saved state on the parameter's device; moments of the other width are converted."""
     own = {key: state[key].to("cpu", copy=True) for key in _COUNTERS if key in state}
     own.update({key: state[key].to(param.device, state_dtype(param), copy=True) for key in _SIDES if key in state})
-    own.update(new_moments(tuple(state["exp_avg"].shape), param, group["state_bits"]))
+    own.update(_moments(tuple(state["exp_avg"].shape), param, group))
     copy_moments(own, state)
     return own
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from .distributed import local, own_rows
 from .moments import is_8bit, read_moments, state_dtype, write_moments
 from .pending import Pending
 from .projection import Basis, project_back, projected_shape
@@ -38,8 +39,8 @@ def update_plain(params: list[Tensor], states: MutableMapping[Tensor, dict[str, 
         moments = [read_moments(states[p]) for p in torchs]
         _adamw(torchs, [p.grad for p in torchs], moments, [states[p]["step"] for p in torchs], group)
     for index, param in others:
-        update = _adam_update(param.grad.to(state_dtype(param)), states[param], group)
-        _apply(param, update, group, 1.0, seed_of(group, -1 - index, states[param]))
+        update = _adam_update(local(param.grad).to(state_dtype(param)), states[param], group)
+        _apply(local(param), update, group, 1.0, seed_of(group, -1 - index, states[param]))
 
 
 def update_projected(param: Tensor, pending: Pending, state: dict[str, Any], group: dict[str, Any], index: int) -> None:
@@ -59,14 +60,15 @@ def update_projected(param: Tensor, pending: Pending, state: dict[str, Any], gro
         change_basis(state, pending.basis, param, group)
     if pending.low_rank is None:
         state["step"] += 1  # a zero gradient counts as a step in AdamW as well
-        _apply(param, None, group, 1.0, seed_of(group, index, state))
+        _apply(local(param), None, group, 1.0, seed_of(group, index, state))
         return
     update = _adam_update(pending.low_rank, state, group)
-    if param.dtype == state_dtype(param) and param.is_contiguous():
-        _apply_low_rank(as_matrix(param), update, pending.basis, group)
+    part = local(param)
+    if param.dtype == state_dtype(param) and part.is_contiguous():
+        _apply_low_rank(param, update, pending.basis, group)
     else:
-        update = project_back(update, pending.basis).view(param.shape)
-        _apply(param, update, group, group["scale"], seed_of(group, index, state))
+        update = own_rows(project_back(update, pending.basis).view(param.shape), param)
+        _apply(part, update, group, group["scale"], seed_of(group, index, state))
 
 
 def _adamw(
@@ -80,10 +82,10 @@ def _adamw(
     # fused takes a sixth of the time on a CPU; a GPU's needs its counters there, and torch groups tensors by itself
     on_cpu = all(param.device.type == "cpu" for param in params)
     adamw(
-        params,
-        grads,
-        [exp_avg for exp_avg, _ in moments],
-        [exp_avg_sq for _, exp_avg_sq in moments],
+        [local(param) for param in params],
+        [local(grad) for grad in grads],
+        [local(exp_avg) for exp_avg, _ in moments],
+        [local(exp_avg_sq) for _, exp_avg_sq in moments],
         [],
         steps,
         fused=on_cpu or None,
@@ -116,11 +118,11 @@ def _apply(param: Tensor, update: Tensor | None, group: dict[str, Any], scale: f
         param.copy_(round_stochastically(value, seed) if param.dtype == torch.bfloat16 else value)
 
 
-def _apply_low_rank(matrix: Tensor, update: Tensor, basis: Basis, group: dict[str, Any]) -> None:
+def _apply_low_rank(param: Tensor, update: Tensor, basis: Basis, group: dict[str, Any]) -> None:
     """The same from the low-rank space, in one pass over the matrix, and without its update in full."""
     decay = float(1 - group["lr"] * group["weight_decay"])
     if basis.left is None:
         left, right = update, basis.right.T
     else:
         left, right = basis.left, update if basis.right is None else update @ basis.right.T
-    matrix.addmm_(left, right, beta=decay, alpha=group["scale"])
+    as_matrix(local(param)).addmm_(own_rows(left, param), right, beta=decay, alpha=group["scale"])
