@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -23,11 +24,14 @@ DESCRIPTION = "network.json"
 
 
 def import_openvino() -> ModuleType:
-    """OpenVINO, which only exported networks need.
+    """OpenVINO, which only exported networks need, without its telemetry.
+
+    It would tell Google Analytics of its import and of each operation that it converts, each by a fork of this process.
 
     Raises:
         RuntimeError: when it is not installed, with what to install.
     """
+    sys.modules.setdefault("openvino_telemetry", None)  # as if it were not installed, which OpenVINO allows
     try:
         import openvino
     except ImportError as error:
