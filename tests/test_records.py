@@ -69,7 +69,7 @@ def test_what_first_weights_learnt_from_counts_and_images_without_labels_do_not(
 
 
 def test_a_record_stays_when_lora_is_merged(tmp_path):
-    network = SamSegmenter("vit_test", 64, 3, lora_rank=2)
+    network = SamSegmenter("vit_test", 64, 3, lora={"rank": 2})
     path = saved(tmp_path / "m.pt", with_record(network.state_dict(), RECORD))
     load_weights(network, path, trained=True)
     assert list(read_state(path)[0]) == list(network.state_dict())

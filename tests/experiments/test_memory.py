@@ -24,8 +24,8 @@ def row(request):
     return request.param, run_row(request.param, BUNDLE, SMALL)
 
 
-def trained_bytes(lora_rank=None):
-    network = SamSegmenter("vit_test", 64, num_classes=2, lora_rank=lora_rank)
+def trained_bytes(lora=None):
+    network = SamSegmenter("vit_test", 64, num_classes=2, lora=lora)
     return sum(p.nbytes for p in network.parameters() if p.requires_grad)
 
 
@@ -39,7 +39,7 @@ def test_every_row_is_measured(row):
 def test_states_are_those_of_the_method(row):
     name, result = row
     state = result["split"]["optimizer state"]
-    decoder = trained_bytes(lora_rank=4)
+    decoder = trained_bytes(lora={"rank": 4})
     if name == "adamw":  # two moments of all that is trained, and counters
         assert state == pytest.approx(2 * trained_bytes(), rel=1e-3)
     elif name.startswith("samed"):
@@ -68,7 +68,7 @@ def softmaxes(network) -> int:
 
 
 def test_explicit_attention_is_back_for_a_while():
-    network = SamSegmenter("vit_test", 64, lora_rank=4).eval()
+    network = SamSegmenter("vit_test", 64, lora={"rank": 4}).eval()
     image = torch.rand(2, 1, 64, 64)
     with torch.no_grad():
         lean = network(image)

@@ -188,7 +188,7 @@ def test_the_prompt_reaches_the_first_block_by_its_adapter():
 
 
 @pytest.mark.parametrize(
-    "width, depth, message", [(0, None, "adapter_dim=0.*at least 1"), (8, 1, "adapter_depth=1.*at least 2")]
+    "width, depth, message", [(0, None, "adapters: width=0.*at least 1"), (8, 1, "adapters: depth=1.*at least 2")]
 )
 def test_what_does_not_fit_is_refused(width, depth, message):
     with pytest.raises(ValueError, match=message):

@@ -11,8 +11,8 @@ from medsaga.optimizers import GaLoreAdamW, sam_param_groups
 SIZE = 64
 METHODS = {
     "full": {},
-    "LoRA": {"lora_rank": 2, "lora_decoder": True},
-    "adapters": {"adapter_dim": 4},
+    "LoRA": {"lora": {"rank": 2, "decoder": True}},
+    "adapters": {"adapters": {"width": 4}},
     "bf16 weights": {"precision": "bf16_weights"},
 }
 

@@ -117,7 +117,7 @@ def test_at_first_nothing_changes():
 
 @pytest.mark.parametrize("rank", [0, DIM + 1])
 def test_a_rank_that_does_not_fit_is_refused(rank):
-    with pytest.raises(ValueError, match=f"lora_rank={rank}.*1 to {DIM}"):
+    with pytest.raises(ValueError, match=f"lora: rank={rank}.*1 to {DIM}"):
         LoRALinear(nn.Linear(DIM, 3 * DIM), rank, "qkv", "qv")
 
 
@@ -128,14 +128,14 @@ def test_an_encoder_without_attention_is_refused():
 
 @pytest.mark.parametrize("projections", ["", "x", "qq", "q+v"])
 def test_other_letters_are_refused(projections):
-    with pytest.raises(ValueError, match=f"lora_projections={re.escape(repr(projections))}: .*for example 'qv'"):
-        SamSegmenter("vit_test", 64, lora_rank=2, lora_projections=projections)
+    with pytest.raises(ValueError, match=f"lora: projections={re.escape(repr(projections))}: .*for example 'qv'"):
+        SamSegmenter("vit_test", 64, lora={"rank": 2, "projections": projections})
 
 
-@pytest.mark.parametrize("option", ["lora_mlp", "lora_decoder"])
-def test_choices_of_lora_without_lora_are_refused(option):
-    with pytest.raises(ValueError, match="set lora_rank too"):
-        SamSegmenter("vit_test", 64, **{option: True})
+@pytest.mark.parametrize("lora", [{"mlp": True}, {"rank": 4, "rnak": 4}])
+def test_a_mapping_without_rank_or_with_a_key_unknown_is_refused(lora):
+    with pytest.raises(TypeError, match="'rank'|'rnak'"):
+        SamSegmenter("vit_test", 64, lora=lora)
 
 
 @pytest.mark.parametrize("pair", [("sam", "qv"), ("tiny_vit", "qv")], indirect=True, ids="-".join)
@@ -175,7 +175,7 @@ ENCODERS = [("vit_test", 64, 2), ("vit_t", 56, 2 + 6 + 2)]
 
 @pytest.mark.parametrize("encoder, size, blocks", ENCODERS)
 def test_what_is_trained(encoder, size, blocks):
-    network = SamSegmenter(encoder, size, num_classes=3, lora_rank=4).train()
+    network = SamSegmenter(encoder, size, num_classes=3, lora={"rank": 4}).train()
     lora = {n for n, p in network.image_encoder.named_parameters() if p.requires_grad}
     assert len(lora) == 4 * blocks
     assert {name.rsplit(".", 1)[-1] for name in lora} == {"lora_a_q", "lora_b_q", "lora_a_v", "lora_b_v"}
@@ -200,7 +200,7 @@ def test_what_is_trained(encoder, size, blocks):
 @pytest.mark.parametrize("encoder, size, blocks", ENCODERS)
 def test_a_step_moves_keys_nowhere(encoder, size, blocks):
     """What the update adds to a projection, read off with a unit input at a time, is zero in the rows of the keys."""
-    network = SamSegmenter(encoder, size, lora_rank=4)
+    network = SamSegmenter(encoder, size, lora={"rank": 4})
     adapted = [m for m in network.image_encoder.modules() if isinstance(m, LoRALinear)]
     assert len(adapted) == blocks
     with torch.no_grad():
@@ -217,7 +217,7 @@ def test_a_step_moves_keys_nowhere(encoder, size, blocks):
 
 
 def gradients(encoder, size, state, **options):
-    network = SamSegmenter(encoder, size, lora_rank=4, **options).train()
+    network = SamSegmenter(encoder, size, lora={"rank": 4}, **options).train()
     network.load_state_dict(state)
     image = torch.rand(2, 1, size, size, generator=torch.Generator().manual_seed(0))
     network(image).square().mean().backward()
@@ -228,7 +228,7 @@ def gradients(encoder, size, state, **options):
 @pytest.mark.parametrize("options", [{"checkpointing": "blocks"}, {"checkpointing": "least"}, {"offload": True}])
 def test_saving_memory_changes_no_gradient(encoder, size, blocks, options):
     torch.manual_seed(0)
-    start = SamSegmenter(encoder, size, lora_rank=4)
+    start = SamSegmenter(encoder, size, lora={"rank": 4})
     for name, parameter in start.named_parameters():
         if "lora_b" in name:
             nn.init.normal_(parameter, std=0.1)
@@ -239,7 +239,7 @@ def test_saving_memory_changes_no_gradient(encoder, size, blocks, options):
 
 @pytest.mark.parametrize("precision", ["bf16", "bf16_weights"])
 def test_half_precision_of_the_network(precision):
-    network = SamSegmenter("vit_test", 64, lora_rank=4, precision=precision).train()
+    network = SamSegmenter("vit_test", 64, lora={"rank": 4}, precision=precision).train()
     network(torch.rand(2, 1, 64, 64)).square().mean().backward()
     qkv = network.image_encoder.blocks[0].attn.qkv
     assert qkv.weight.dtype == (torch.bfloat16 if precision == "bf16_weights" else torch.float32)
@@ -252,7 +252,7 @@ def test_half_precision_of_the_network(precision):
 def test_weights_of_sams_format_are_the_frozen_part(sam_file):
     images = torch.rand(2, 3, 96, 96)
     plain = SamSegmenter("vit_test", 96, num_classes=4, weights=sam_file).eval()
-    adapted = SamSegmenter("vit_test", 96, num_classes=4, weights=sam_file, lora_rank=4).eval()
+    adapted = SamSegmenter("vit_test", 96, num_classes=4, weights=sam_file, lora={"rank": 4}).eval()
     assert torch.equal(plain(images), adapted(images))
 
 
@@ -261,15 +261,15 @@ def test_published_weights_of_lite_medsam_fit():
     images = torch.rand(1, 3, 56, 56)
     torch.manual_seed(0)
     plain = SamSegmenter("vit_t", 56, weights="lite_medsam")
-    adapted = SamSegmenter("vit_t", 56, weights="lite_medsam", lora_rank=4)
+    adapted = SamSegmenter("vit_t", 56, weights="lite_medsam", lora={"rank": 4})
     assert torch.equal(plain.encode(images), adapted.encode(images))
 
 
 def test_a_checkpoint_holds_lora_and_loads_strictly(tmp_path):
-    network = SamSegmenter("vit_test", 64, lora_rank=4)
+    network = SamSegmenter("vit_test", 64, lora={"rank": 4})
     randomise(network)
     torch.save(network.state_dict(), tmp_path / "model.pt")
-    other = SamSegmenter("vit_test", 64, lora_rank=4)
+    other = SamSegmenter("vit_test", 64, lora={"rank": 4})
     load_weights(other, tmp_path / "model.pt")
     assert all(torch.equal(value, other.state_dict()[key]) for key, value in network.state_dict().items())
 
@@ -278,37 +278,37 @@ def test_a_checkpoint_holds_lora_and_loads_strictly(tmp_path):
     "trained, wanted, message",
     [
         (
-            {"lora_rank": 4},
-            {},
-            r"with LoRA .* has no LoRA: set network_def#lora_rank=4.*/samed\.json.*merge",
+            {"rank": 4},
+            None,
+            r"with LoRA .* has no LoRA: set network_def#lora#rank=4.*/samed\.json.*merge",
         ),
-        ({"lora_rank": 4}, {"lora_rank": 8}, r"the network with lora_rank=8,.*: set network_def#lora_rank=4, as"),
-        ({}, {"lora_rank": 4}, r"without LoRA, the network with lora_rank=4.*: leave out .*/samed\.json"),
+        ({"rank": 4}, {"rank": 8}, r"the network with lora#rank=8,.*: set network_def#lora#rank=4, as"),
+        (None, {"rank": 4}, r"without LoRA, the network with lora#rank=4.*: leave out .*/samed\.json"),
         (
-            {"lora_rank": 4, "lora_decoder": True},
-            {"lora_rank": 4},
-            r": set network_def#lora_decoder=True, as the overlay bundles/methods/samed_s\.json",
+            {"rank": 4, "decoder": True},
+            {"rank": 4},
+            r": set network_def#lora#decoder=True, as the overlay bundles/methods/samed_s\.json",
         ),
         (
-            {"lora_rank": 4},
-            {"lora_rank": 4, "lora_projections": "qkvo", "lora_mlp": True},
-            ": set network_def#lora_projections=qv, network_def#lora_mlp=False, as",
+            {"rank": 4},
+            {"rank": 4, "projections": "qkvo", "mlp": True},
+            ": set network_def#lora#projections=qv, network_def#lora#mlp=False, as",
         ),
     ],
 )
 def test_a_checkpoint_of_other_lora_is_refused(tmp_path, trained, wanted, message):
-    torch.save(SamSegmenter("vit_test", 64, **trained).state_dict(), tmp_path / "model.pt")
+    torch.save(SamSegmenter("vit_test", 64, lora=trained).state_dict(), tmp_path / "model.pt")
     with pytest.raises(ValueError, match=message):
-        load_weights(SamSegmenter("vit_test", 64, **wanted), tmp_path / "model.pt")
+        load_weights(SamSegmenter("vit_test", 64, lora=wanted), tmp_path / "model.pt")
 
 
 # --- in MLPs and in the mask decoder ---------------------------------------------------------------------------------
 
 METHODS = {
     "samed": {},
-    "samed_s": {"lora_decoder": True},
-    "lite_lora": {"lora_projections": "qkvo", "lora_mlp": True},
-    "all": {"lora_projections": "qkvo", "lora_mlp": True, "lora_decoder": True},
+    "samed_s": {"decoder": True},
+    "lite_lora": {"projections": "qkvo", "mlp": True},
+    "all": {"projections": "qkvo", "mlp": True, "decoder": True},
 }
 HEAD = "mask_decoder.(iou_token|mask_tokens|output_upscaling|output_hypernetworks_mlps)"
 
@@ -319,7 +319,7 @@ def built(request):
     method, encoder = request.param
     torch.manual_seed(0)
     size = {name: size for name, size, _ in ENCODERS}[encoder]
-    return method, SamSegmenter(encoder, size, num_classes=3, lora_rank=4, **METHODS[method])
+    return method, SamSegmenter(encoder, size, num_classes=3, lora={"rank": 4, **METHODS[method]})
 
 
 def images_for(network, seed=0):
@@ -362,7 +362,7 @@ def test_only_what_should_be_has_gradients(built):
             f"{part}_proj.lora_{ab}_{part}" for part in "qv" for ab in "ab"
         }
     others = {name for name in with_gradient - lora if not re.match(HEAD, name)}
-    if "lora_decoder" in METHODS[method]:
+    if "decoder" in METHODS[method]:
         assert others == {"prompt_encoder.no_mask_embed.weight"}
     else:
         others.remove("prompt_encoder.no_mask_embed.weight")
@@ -387,7 +387,7 @@ def test_merged_weights_answer_the_same_without_lora(built, tmp_path):
 
 def test_options_are_read_from_the_weights(built):
     method, network = built
-    expected = {"lora_rank": 4, "lora_projections": "qv", "lora_mlp": False, "lora_decoder": False, **METHODS[method]}
+    expected = {"rank": 4, "projections": "qv", "mlp": False, "decoder": False, **METHODS[method]}
     assert lora_options(network.state_dict()) == expected
 
 
@@ -395,7 +395,7 @@ def test_options_are_read_from_the_weights(built):
 def test_training_goes_on_from_its_state(built):
     """Two steps, of which the second after a way through files, end as two steps in one go."""
     method, network = built
-    other = SamSegmenter(network.encoder, network.image_size, num_classes=3, lora_rank=4, **METHODS[method])
+    other = SamSegmenter(network.encoder, network.image_size, num_classes=3, lora={"rank": 4, **METHODS[method]})
     optimizers = [torch.optim.AdamW(sam_param_groups(n, rank=None, lr=0.01)) for n in (network, other)]
 
     def step(network, optimizer, seed):
@@ -415,7 +415,7 @@ def test_training_goes_on_from_its_state(built):
 @pytest.mark.parametrize("options", [{"checkpointing": "blocks"}, {"checkpointing": "least"}])
 def test_saving_memory_changes_no_gradient_of_mlps_and_decoder(options):
     torch.manual_seed(0)
-    networks = [SamSegmenter("vit_test", 64, lora_rank=4, **METHODS["all"], **choice) for choice in ({}, options)]
+    networks = [SamSegmenter("vit_test", 64, lora={"rank": 4, **METHODS["all"]}, **choice) for choice in ({}, options)]
     adapt(networks[0])
     networks[1].load_state_dict(networks[0].state_dict())
     for network in networks:
@@ -432,7 +432,7 @@ def test_as_much_is_updated_as_published(method, published, tmp_path):
     Names of tensors and of the file take some 0.01 MiB.
     """
     with torch.device("meta"):
-        network = SamSegmenter("vit_b", 512, num_classes=9, lora_rank=4, **METHODS[method])
+        network = SamSegmenter("vit_b", 512, num_classes=9, lora={"rank": 4, **METHODS[method]})
     saved = {
         name: torch.zeros(value.shape)
         for name, value in network.state_dict().items()

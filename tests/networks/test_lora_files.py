@@ -67,7 +67,7 @@ def samed(request, base, monkeypatch, tmp_path):  # noqa: F811
         for attention, ((a_q, b_q), (a_v, b_v)) in attentions:
             attention.q_proj.weight += file[b_q] @ file[a_q]
             attention.v_proj.weight += file[b_v] @ file[a_v]
-    return tmp_path / "epoch_159.pth", dense, {"lora_rank": RANK, "lora_decoder": request.param == "samed_s"}
+    return tmp_path / "epoch_159.pth", dense, {"rank": RANK, "decoder": request.param == "samed_s"}
 
 
 @torch.no_grad()
@@ -75,10 +75,10 @@ def test_a_checkpoint_of_samed_gives_its_logits(samed):
     path, dense, options = samed
     images = torch.rand(2, 1, 64, 64)
     expected = dense(images)
-    network = SamSegmenter("vit_test", 64, CLASSES, weights=path, new_head=True, **options).eval()
+    network = SamSegmenter("vit_test", 64, CLASSES, weights=path, new_head=True, lora=options).eval()
     torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-4)
     assert network.base == "sam_vit_test"
-    served = SamSegmenter("vit_test", 64, CLASSES, **options).eval()
+    served = SamSegmenter("vit_test", 64, CLASSES, lora=options).eval()
     load_weights(served, path, trained=True)
     assert torch.equal(served(images), network(images))
 
@@ -95,11 +95,11 @@ def test_merged_it_needs_no_lora(samed, tmp_path):
 
 def test_what_does_not_fit_is_said(samed):
     path, _, options = samed
-    with pytest.raises(ValueError, match=r"epoch_159\.pth does not fit.*set network_def#lora_rank=4"):
-        SamSegmenter("vit_test", 64, CLASSES, weights=path, **{**options, "lora_rank": 2})
-    with pytest.raises(ValueError, match=r"set network_def#lora_decoder="):
-        SamSegmenter("vit_test", 64, CLASSES, weights=path, **{**options, "lora_decoder": not options["lora_decoder"]})
+    with pytest.raises(ValueError, match=r"epoch_159\.pth does not fit.*set network_def#lora#rank=4"):
+        SamSegmenter("vit_test", 64, CLASSES, weights=path, lora={**options, "rank": 2})
+    with pytest.raises(ValueError, match=r"set network_def#lora#decoder="):
+        SamSegmenter("vit_test", 64, CLASSES, weights=path, lora={**options, "decoder": not options["decoder"]})
     with pytest.raises(ValueError, match="has 3 classes, the network has 5: set num_classes=3"):
-        SamSegmenter("vit_test", 64, 5, weights=path, **options)
+        SamSegmenter("vit_test", 64, 5, weights=path, lora=options)
     with pytest.raises(ValueError, match="'sam_vit_test' are of encoder vit_test, the network has vit_t"):
-        SamSegmenter("vit_t", 64, CLASSES, weights=path, **options)
+        SamSegmenter("vit_t", 64, CLASSES, weights=path, lora=options)

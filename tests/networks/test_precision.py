@@ -58,7 +58,7 @@ def test_training_steps_in_half_precision_are_close(encoder, checkpointing, prec
 
 @pytest.mark.parametrize("encoder", SIZES)
 def test_half_weights_are_the_encoders_matrices_and_kernels(encoder):
-    network = build(encoder, precision="bf16_weights", lora_rank=2)
+    network = build(encoder, precision="bf16_weights", lora={"rank": 2})
     weights = {
         f"image_encoder.{name}.weight"
         for name, module in network.image_encoder.named_modules()

@@ -320,10 +320,10 @@ def train(network):
 @pytest.mark.parametrize(
     "options",
     [
-        {"lora_rank": 4},
-        {"lora_rank": 4, "lora_decoder": True, "lora_mlp": True},
+        {"lora": {"rank": 4}},
+        {"lora": {"rank": 4, "decoder": True, "mlp": True}},
         {},
-        {"lora_rank": 4, "in_channels": 2},
+        {"lora": {"rank": 4}, "in_channels": 2},
     ],
     ids=["samed", "samed_s", "all weights", "two channels"],
 )
@@ -347,20 +347,20 @@ def test_what_was_trained_is_enough(base, tmp_path, options, precision):
 
 
 def test_what_was_trained_fits_another_image_size(base, tmp_path):
-    network = small(64, num_classes=3, weights="sam_vit_b", lora_rank=4)
+    network = small(64, num_classes=3, weights="sam_vit_b", lora={"rank": 4})
     train(network)
     torch.save(trained_state(network), tmp_path / "model.pt")
-    other = small(SIZE, num_classes=3, weights=tmp_path / "model.pt", lora_rank=4)
+    other = small(SIZE, num_classes=3, weights=tmp_path / "model.pt", lora={"rank": 4})
     assert torch.equal(other.image_encoder.pos_embed, small(weights="sam_vit_b").image_encoder.pos_embed)
 
 
 def test_what_was_trained_needs_its_base(base, tmp_path, monkeypatch):
-    network = small(64, weights="sam_vit_b", lora_rank=4)
+    network = small(64, weights="sam_vit_b", lora={"rank": 4})
     content = trained_state(network)
     file, published = tmp_path / "model.pt", PUBLISHED["sam_vit_b"]
     torch.save(content, file)
     with pytest.raises(ValueError, match="'sam_vit_b' are of encoder vit_test, the network has vit_t"):
-        SamSegmenter("vit_t", 64, 4, weights=file, lora_rank=4)
+        SamSegmenter("vit_t", 64, 4, weights=file, lora={"rank": 4})
 
     monkeypatch.setitem(PUBLISHED, "sam_vit_b", replace(published, checksum="sha256:0"))
     with pytest.raises(ValueError, match=rf"trained on sam_vit_b \({published.checksum}\), which is none of"):
@@ -387,7 +387,7 @@ def test_a_network_that_lies_on_nothing_published_says_so(sam_file):
 @pytest.mark.parametrize("published", [True, False])
 def test_training_saves_what_it_changed(base, tmp_path, caplog, published):
     """``trained_only`` of TrainingState, with a real trainer."""
-    network = small(64, num_classes=2, weights="sam_vit_b" if published else base, lora_rank=2)
+    network = small(64, num_classes=2, weights="sam_vit_b" if published else base, lora={"rank": 2})
     items = [{"image": torch.rand(1, 64, 64), "label": torch.zeros(1, 64, 64).long()}]
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad])
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
@@ -406,6 +406,6 @@ def test_training_saves_what_it_changed(base, tmp_path, caplog, published):
     sizes = {name: (tmp_path / name).stat().st_size for name in ("model.pt", "last.pt")}
     whole = sum(value.nbytes for value in network.state_dict().values())
     assert (sizes["model.pt"] < whole) == published
-    other = small(64, num_classes=2, weights=tmp_path / "model.pt", lora_rank=2)
+    other = small(64, num_classes=2, weights=tmp_path / "model.pt", lora={"rank": 2})
     for name, value in network.state_dict().items():
         assert torch.equal(other.state_dict()[name], value), name

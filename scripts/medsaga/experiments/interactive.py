@@ -155,7 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
         load_weights(network, model, trained=True)
     network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     class_names = config.get_parsed_content("class_names")
-    depth = (not parsed.weights and config.get("network_def").get("adapter_depth")) or 1
+    depth = (not parsed.weights and (config.get("network_def").get("adapters") or {}).get("depth")) or 1
     if depth > 1 and not parsed.own:
         parser.error("the app serves no network of neighbouring slices: give --own")
 

@@ -50,7 +50,7 @@ class Run:
     @property
     def options(self) -> dict[str, object]:
         """Overrides of the configs."""
-        key = {"GaLore": "rank", "LoRA": "network_def#lora_rank"}.get(self.method)
+        key = {"GaLore": "rank", "LoRA": "network_def#lora#rank"}.get(self.method)
         return {"seed": self.seed} | ({key: self.rank} if key else {})
 
 

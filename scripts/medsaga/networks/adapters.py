@@ -193,14 +193,14 @@ def add_adapters(network: nn.Module, width: int, depth: int | None = None) -> No
         Medical SAM Adapter (arXiv 2304.12620), section on the architecture.
     """
     if width < 1:
-        raise ValueError(f"adapter_dim={width}: an adapter has at least 1 channel, for example 64")
+        raise ValueError(f"adapters: width={width}: an adapter has at least 1 channel, for example 64")
     encoder: ViTEncoder | TinyViTEncoder = network.image_encoder
     if depth is not None:
         if depth < 2:
-            raise ValueError(f"adapter_depth={depth}: 3-D takes at least 2 slices; leave it out (null) for 2-D")
+            raise ValueError(f"adapters: depth={depth}: 3-D takes at least 2 slices; leave it out (null) for 2-D")
         if encoder.checkpointing == "least":
             raise ValueError(
-                f"adapter_depth={depth} does not go with checkpointing='least', which computes one image at a time: "
+                f"adapters: depth={depth} does not go with checkpointing='least', which computes one image at a time: "
                 "choose blocks"
             )
     network.requires_grad_(False)
@@ -230,11 +230,11 @@ def adapter_options(state: dict[str, torch.Tensor]) -> dict[str, int | None]:
         state: state dict of a ``SamSegmenter``.
 
     Returns:
-        ``adapter_dim`` and ``adapter_depth`` as :class:`~medsaga.networks.SamSegmenter` takes them; nothing for a
+        ``width`` and ``depth`` as ``adapters`` of :class:`~medsaga.networks.SamSegmenter` has them; nothing for a
         network without adapters.
     """
     width = next((len(value) for key, value in state.items() if key.endswith("_adapter.down")), None)
     if width is None:
         return {}
     biases = next((value for key, value in state.items() if key.endswith(".distance_bias")), None)
-    return {"adapter_dim": width, "adapter_depth": None if biases is None else (biases.shape[1] + 1) // 2}
+    return {"width": width, "depth": None if biases is None else (biases.shape[1] + 1) // 2}

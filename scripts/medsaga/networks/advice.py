@@ -15,32 +15,32 @@ from .lora import lora_options
 __all__ = ["check_fit"]
 
 _PROJECTION = "channel_projection.weight"
-_NO_LORA = {"lora_rank": None, "lora_projections": "qv", "lora_mlp": False, "lora_decoder": False}
+_NO_LORA = {"rank": None, "projections": "qv", "mlp": False, "decoder": False}
 
 
 def _lora_advice(trained: dict[str, Any], wanted: dict[str, Any], source: str | Path) -> str:
     """What to do about weights and a network whose options of LoRA differ."""
-    has = f"the network with {_settings(wanted)}" if wanted else "the network has no LoRA"
+    has = f"the network with {_settings(wanted, 'lora#')}" if wanted else "the network has no LoRA"
     if not trained:
         return f"it was trained without LoRA, {has}: leave out the overlay bundles/methods/samed.json"
-    overlay = "samed_s" if trained["lora_decoder"] else "lite_lora" if trained["lora_mlp"] else "samed"
+    overlay = "samed_s" if trained["decoder"] else "lite_lora" if trained["mlp"] else "samed"
     differing = {key: value for key, value in trained.items() if value != (_NO_LORA | wanted)[key]}
     return (
-        f"it was trained with LoRA ({_settings(trained)}), {has}: set {_settings(differing, 'network_def#')}, as the "
-        f"overlay bundles/methods/{overlay}.json does"
+        f"it was trained with LoRA ({_settings(trained)}), {has}: set {_settings(differing, 'network_def#lora#')}, as "
+        f"the overlay bundles/methods/{overlay}.json does"
         + ("" if wanted else f", or merge it: python -m medsaga.networks.merge {source} MERGED")
     )
 
 
 def _adapter_advice(trained: dict[str, Any], wanted: dict[str, Any]) -> str:
     """What to do about weights and a network whose options of adapters differ."""
-    has = f"the network with {_settings(wanted)}" if wanted else "the network has no adapters"
+    has = f"the network with {_settings(wanted, 'adapters#')}" if wanted else "the network has no adapters"
     if not trained:
         return f"it was trained without adapters, {has}: leave out the overlay bundles/methods/msa.json"
-    overlay = "msa" if trained["adapter_depth"] is None else "msa_3d"
+    overlay = "msa" if trained["depth"] is None else "msa_3d"
     return (
-        f"it was trained with adapters ({_settings(trained)}), {has}: set {_settings(trained, 'network_def#')}, as the "
-        f"overlay bundles/methods/{overlay}.json does"
+        f"it was trained with adapters ({_settings(trained)}), {has}: set "
+        f"{_settings(trained, 'network_def#adapters#')}, as the overlay bundles/methods/{overlay}.json does"
     )
 
 

@@ -55,7 +55,7 @@ class LoRALinear(nn.Linear):
         dim = linear.out_features // len(parts)
         if not 1 <= rank <= min(linear.in_features, dim):
             raise ValueError(
-                f"lora_rank={rank}: a projection from {linear.in_features} to {dim} takes a rank from 1 to "
+                f"lora: rank={rank}: a projection from {linear.in_features} to {dim} takes a rank from 1 to "
                 f"{min(linear.in_features, dim)}"
             )
         # on no device: the parameters are replaced at once
@@ -105,7 +105,7 @@ def add_lora(module: nn.Module, rank: int, projections: str = "qv", mlp: bool = 
     """
     if not projections or set(projections) - set("qkvo") or len(set(projections)) < len(projections):
         raise ValueError(
-            f"lora_projections={projections!r}: give some of the letters q, k, v (queries, keys, values) and o (the "
+            f"lora: projections={projections!r}: give some of the letters q, k, v (queries, keys, values) and o (the "
             "attention's output), each at most once, for example 'qv' as in SAMed"
         )
     module.requires_grad_(False)
@@ -138,18 +138,18 @@ def lora_options(state: dict[str, torch.Tensor]) -> dict[str, int | str | bool]:
         state: state dict of a ``SamSegmenter``.
 
     Returns:
-        ``lora_rank``, ``lora_projections``, ``lora_mlp`` and ``lora_decoder`` as
-        :class:`~medsaga.networks.SamSegmenter` takes them; nothing for a network without LoRA.
+        ``rank``, ``projections``, ``mlp`` and ``decoder`` as ``lora`` of
+        :class:`~medsaga.networks.SamSegmenter` has them; nothing for a network without LoRA.
     """
     ranks = {key: len(value) for key, value in state.items() if ".lora_a_" in key}
     if not ranks:
         return {}
     letters = {key[-1] for key in ranks}
     return {
-        "lora_rank": next(iter(ranks.values())),
-        "lora_projections": "".join(part for part in "qkvo" if part in letters),
-        "lora_mlp": "m" in letters,
-        "lora_decoder": any(key.startswith("mask_decoder.") for key in ranks),
+        "rank": next(iter(ranks.values())),
+        "projections": "".join(part for part in "qkvo" if part in letters),
+        "mlp": "m" in letters,
+        "decoder": any(key.startswith("mask_decoder.") for key in ranks),
     }
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.data import MetaTensor
@@ -51,14 +53,12 @@ class SamSegmenter(nn.Module):
             ``lite_medsam``) or a checkpoint file. None leaves the fresh random weights.
         new_head: take from published weights all but what predicts the masks, which starts fresh; right for training
             new classes. A number of classes other than SAM's four masks always starts so.
-        lora_rank: freeze the image encoder and train LoRA of this rank on its attention instead (SAMed).
-        lora_projections: the projections that LoRA updates, letters of ``qkvo``: to queries, keys and values, and the
-            attention's output. ``qv`` as in SAMed.
-        lora_mlp: LoRA in both layers of each MLP too (LiteMedSAM with LoRA).
-        lora_decoder: freeze the mask decoder's transformer too and train LoRA in it as in the encoder; mask tokens,
-            upscaling and hypernetworks are trained in full (SAMed_s).
-        adapter_dim: train adapters with a bottleneck of so many channels, and the decoder's second half (MSA).
-        adapter_depth: number of neighbouring slices that the encoder's blocks attend to as well; None for 2-D.
+        lora: freeze the image encoder and train LoRA on its attention instead (SAMed): the ``rank``, and where they are
+            to differ ``projections`` and ``mlp`` of :func:`~medsaga.networks.lora.add_lora`. With ``decoder: True``
+            the mask decoder's transformer is frozen too and gets LoRA as the encoder does; mask tokens, upscaling and
+            hypernetworks are trained in full (SAMed_s).
+        adapters: train adapters and the decoder's second half (MSA): ``width`` and in 3-D ``depth`` of
+            :func:`~medsaga.networks.adapters.add_adapters`.
         checkpointing: what backward computes again rather than keeps in ``train()``. ``off``: nothing; ``blocks``: the
             insides of the encoder's blocks, save the attention to the whole image; ``least``: all, and one image and
             half a block at a time, also in the neck and the decoder.
@@ -80,8 +80,8 @@ class SamSegmenter(nn.Module):
 
     Raises:
         ValueError: when the encoder or another choice is unknown, the size does not fit it, there are fewer than two
-            classes or no channel, or the weights are of another network; when a choice of LoRA is made without
-            ``lora_rank``.
+            classes or no channel, or the weights are of another network.
+        TypeError: a key of ``lora`` or ``adapters`` is unknown, or ``rank`` or ``width`` is missing.
 
     Shape:
         - image: (B, C, S, S), intensities in [0, 1]; where C is 1 or 3, both (B, 1, S, S) and (B, 3, S, S)
@@ -100,12 +100,8 @@ class SamSegmenter(nn.Module):
         num_classes: int = 2,
         weights: str | Path | None = None,
         new_head: bool = False,
-        lora_rank: int | None = None,
-        lora_projections: str = "qv",
-        lora_mlp: bool = False,
-        lora_decoder: bool = False,
-        adapter_dim: int | None = None,
-        adapter_depth: int | None = None,
+        lora: Mapping[str, Any] | None = None,
+        adapters: Mapping[str, Any] | None = None,
         checkpointing: str = "off",
         offload: bool = False,
         precision: str = "fp32",
@@ -122,6 +118,8 @@ class SamSegmenter(nn.Module):
             raise ValueError(f"checkpointing={checkpointing!r} is unknown: choose one of {', '.join(CHECKPOINTING)}")
         if precision not in PRECISIONS:
             raise ValueError(f"precision={precision!r} is unknown: choose one of {', '.join(PRECISIONS)}")
+        if lora is not None and adapters is not None:
+            raise ValueError("lora and adapters are two methods: set one of them")
         if fine_features and encoder != "vit_t":
             raise ValueError(f"fine_features needs encoder='vit_t': {encoder} has features of one resolution only")
         self.encoder = encoder
@@ -151,18 +149,10 @@ class SamSegmenter(nn.Module):
         self.prompt_encoder.requires_grad_(train_prompts)
         self.prompt_encoder.no_mask_embed.requires_grad_(True)
         self.mask_decoder.iou_prediction_head.requires_grad_(False)
-        if lora_rank is not None:
-            add_lora(self.image_encoder, lora_rank, lora_projections, lora_mlp)
-            if lora_decoder:
-                add_lora(self.mask_decoder.transformer, lora_rank, lora_projections, lora_mlp)
-        elif lora_mlp or lora_decoder:
-            raise ValueError("lora_mlp and lora_decoder are choices of LoRA: set lora_rank too, for example 4")
-        if adapter_dim is not None:
-            if lora_rank is not None:
-                raise ValueError("adapter_dim and lora_rank are two methods: set one of them")
-            add_adapters(self, adapter_dim, adapter_depth)
-        elif adapter_depth is not None:
-            raise ValueError("adapter_depth is a choice of the adapters: set adapter_dim too, for example 64")
+        if lora is not None:
+            self._add_lora(**lora)
+        if adapters is not None:
+            add_adapters(self, **adapters)
 
         if weights is not None:
             load_weights(self, weights, new_head)
@@ -170,6 +160,10 @@ class SamSegmenter(nn.Module):
             for module in self.image_encoder.modules():
                 if isinstance(module, (nn.Linear, nn.Conv2d)):
                     module.weight.data = module.weight.data.bfloat16()
+
+    def _add_lora(self, rank: int, projections: str = "qv", mlp: bool = False, decoder: bool = False) -> None:
+        for transformer in [self.image_encoder, self.mask_decoder.transformer][: 1 + decoder]:
+            add_lora(transformer, rank, projections, mlp)
 
     def _autocast(self, device: torch.device) -> AbstractContextManager:
         if self.precision == "fp32":
