@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo serve test docs gpu-check lint bundles install install-test constraints clean
+.PHONY: demo serve test docs gpu-check lint bundles sbom audit install install-test constraints clean
 
 demo: install
 	$(BIN)/python -m medsaga.demo
@@ -55,6 +55,18 @@ $(VENV)/.installed-test: $(VENV)/.installed
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[label,docs]'
 	touch $@
+
+# what is installed, for those who have to know: output/sbom.json (CycloneDX 1.6), and with checksums output/requirements.txt, which
+# pip install --require-hashes takes
+sbom: install
+	mkdir -p output
+	$(BIN)/uv tool run --from cyclonedx-bom cyclonedx-py environment $(VENV) --pyproject pyproject.toml --of JSON -o output/sbom.json
+	$(BIN)/uv pip compile pyproject.toml --extra label -c constraints.txt --generate-hashes --no-annotate --no-header --quiet \
+		-o output/requirements.txt
+
+# known vulnerabilities of these packages, by api.osv.dev
+audit: sbom
+	$(BIN)/uv tool run pip-audit -s osv -r output/requirements.txt --disable-pip --require-hashes
 
 # newest versions that go together, for each Python; review the change and run the tests before committing it
 constraints: install
