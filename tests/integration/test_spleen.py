@@ -24,7 +24,7 @@ def task09(sample_data, tmp_path_factory):
     image, label = nib.load(image_path), nib.load(label_path)
     spleen = (np.asarray(label.dataobj) == 1).astype(np.uint8)
     z = np.flatnonzero(spleen.any(axis=(0, 1)))
-    cuts = [slice(None), slice(z[0], z[-1]), slice(z[0] + 2, z[0] + 8), slice(z[-1] - 10, z[-1] + 1)]
+    cuts = [slice(None), slice(z[0], z[-1]), slice(z[0] + 2, z[0] + 4), slice(z[-1] - 10, z[-1] + 1)]
     training = []
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir()
