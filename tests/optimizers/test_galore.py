@@ -227,7 +227,7 @@ def test_groups_with_and_without_rank_mix():
         assert torch.equal(together[i], param)
 
 
-# --- the defects of galore_torch ---------------------------------------------------------------------------------------
+# --- the defects of galore_torch --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("projection", PROJECTIONS)

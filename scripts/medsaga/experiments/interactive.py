@@ -25,6 +25,7 @@ from medsaga.bundle.network import load_network
 from medsaga.data import evaluation_parts, training_parts
 from medsaga.files import write_json
 from medsaga.machine import describe_machine
+from medsaga.memory import Setup
 from medsaga.networks import PUBLISHED, load_weights
 from medsaga.reading import name_without_suffix
 
@@ -140,12 +141,9 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--image and --label belong together")
 
     bundle = Path(find_bundle(parsed.bundle))
-    config = ConfigParser()
-    overlays = [bundle.parent / "methods" / f"{name}.json" for name in parsed.overlay]
-    config.read_config([str(path) for path in (bundle / "configs" / "train.json", *overlays)])
-    for key, value in parsed.override:
-        config[key] = value
-    config["dataset_dir"], config["seed"], config["weights"] = str(parsed.dataset_dir), parsed.seed, None
+    overlays = tuple(str(bundle.parent / "methods" / f"{name}.json") for name in parsed.overlay)
+    own = {"dataset_dir": str(parsed.dataset_dir), "seed": parsed.seed, "weights": None}
+    config = Setup(str(bundle), overlays, {**dict(parsed.override), **own}).parser()
     model = parsed.model or bundle / "models" / "model.pt"
     if parsed.weights:
         network, head = load_network(weights=parsed.weights)

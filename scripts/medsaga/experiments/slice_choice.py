@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from monai.bundle import ConfigParser
 from monai.metrics import compute_dice
 from monai.networks.utils import one_hot
 from monai.transforms import Compose
@@ -30,6 +29,7 @@ from medsaga.losses import LogitResolutionDiceCELoss
 from medsaga.losses.resolution import to_logits_resolution
 from medsaga.lr_schedulers import WarmupPolynomialLR
 from medsaga.machine import describe_machine
+from medsaga.memory import Setup
 from medsaga.metrics import forecast
 from medsaga.networks import SamSegmenter
 from medsaga.transforms import FitSquared
@@ -265,9 +265,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--override", type=override, nargs="+", default=[], metavar="KEY=VALUE", help="of the config")
     parsed = parser.parse_args(words)
     logging.basicConfig(level=logging.WARNING)
-    config = ConfigParser(ConfigParser.load_config_files(str(bundle_folder(parsed.bundle) / "configs" / "train.json")))
-    for key, value in {"train_patients": None, "device": "$torch.device('cpu')", **dict(parsed.override)}.items():
-        config[key] = value
+    overrides = {"train_patients": None, "device": "$torch.device('cpu')", **dict(parsed.override)}
+    config = Setup(str(bundle_folder(parsed.bundle)), overrides=overrides).parser()
     parts = config.get_parsed_content("parts")
     work = parsed.work / Path(parsed.bundle).name
     work.mkdir(parents=True, exist_ok=True)

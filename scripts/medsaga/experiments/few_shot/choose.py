@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from medsaga.bundle.methods import METHODS, OF_VOLUMES
 from medsaga.bundle.root import bundle_folder
 from medsaga.data.case import patient_of
 from medsaga.files import replacing, write_json
+from medsaga.memory import Setup
 
 from ..bundle_run import execute
 
@@ -53,8 +53,7 @@ def choose(
         RuntimeError: a run fails, with the end of its log.
     """
     folder, options = bundle_folder(bundle).absolute(), dict(options or {})
-    config = ConfigParser(ConfigParser.load_config_files(str(folder / "configs" / "train.json")))
-    config.update(options)
+    config = Setup(str(folder), overrides=options).parser()
     parts = config.get_parsed_content("parts")
     names = list(methods) or [name for name in METHODS if name not in OF_VOLUMES or config["plane"] is not None]
     if unknown := [name for name in names if name not in METHODS]:
