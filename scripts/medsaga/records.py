@@ -11,7 +11,7 @@ import torch
 
 from .checkpoints import read_checkpoint
 
-__all__ = ["learnt_patients", "read_record", "record_of", "with_record"]
+__all__ = ["learnt_patients", "read_record", "record_of", "trained_plane", "with_record"]
 
 Record = dict[str, Any]
 
@@ -64,6 +64,15 @@ def read_record(path: str | Path) -> Record | None:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. If it is a bundle's model, train the bundle first.")
     return record_of(read_checkpoint(path, mapped=True))
+
+
+def trained_plane(path: str | Path) -> str | None:
+    """``all`` for weights that have learnt from slices of all planes, by the record in their file; else None.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_record`.
+    """
+    return (read_record(path) or {}).get("plane")
 
 
 def learnt_patients(record: Record | None) -> set[str]:

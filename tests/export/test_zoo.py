@@ -90,6 +90,15 @@ def exported(trained, tmp_path_factory):
     return folder / "hippocampus"
 
 
+def test_weights_that_have_learnt_from_all_planes_are_handed_on_as_such(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "hippocampus")
+    torch.save(with_record(weights(), {**RECORD, "plane": "all"}), folder / "models" / "model.pt")
+    zoo.export_bundle(folder, tmp_path / "x.zip", forms=())
+    with zipfile.ZipFile(tmp_path / "x.zip") as file:
+        planes = [json.loads(file.read(f"hippocampus/configs/{n}.json"))["plane"] for n in ("train", "inference")]
+    assert planes == ["all", "all"]
+
+
 def read(folder, name):
     return json.loads((folder / "configs" / f"{name}.json").read_text())
 

@@ -81,6 +81,16 @@ def test_all_planes_sum_their_probabilities(affine):
     assert (labels != SliceBatchInferer(SIZE, 5)(inputs, Noisy())).any()
 
 
+def test_a_network_that_has_learnt_from_all_planes_is_run_on_all_unless_one_is_named():
+    volume, network = smooth(1, 1, 20, 22, 18), Noisy()
+    network.trained_plane = "all"
+    by_all, by_one = (SliceBatchInferer(SIZE, 5, plane=plane)(volume, Noisy()) for plane in ("all", "axial"))
+    assert torch.equal(SliceBatchInferer(SIZE, 5, plane="auto")(volume, network), by_all)
+    assert torch.equal(SliceBatchInferer(SIZE, 5, plane="axial")(volume, network), by_one)
+    network.trained_plane = None
+    assert torch.equal(SliceBatchInferer(SIZE, 5, plane="auto")(volume, network), by_one)
+
+
 def test_all_planes_of_thick_slices_are_those_of_one():
     inputs = MetaTensor(smooth(1, 1, 20, 22, 18), affine=torch.diag(torch.tensor([1.0, 1, 5, 1])))
     network = Threshold()

@@ -80,8 +80,12 @@ def test_a_bundle_learns_from_all_planes_of_slices_that_are_labelled(phantoms, t
     assert scores["mean"]["dice"]["n"] == 2
     options = {"output_dir": str(tmp_path / "masks"), "dataset_dir": str(phantoms / "imagesTr"), **more}
     run("evaluating", "hippocampus", "inference", **TRAINED, model_path=str(tmp_path / "model.pt"), **options)
+    # the weights say so themselves
+    options |= {"output_dir": str(tmp_path / "by_record"), "plane": "auto"}
+    run("evaluating", "hippocampus", "inference", **TRAINED, model_path=str(tmp_path / "model.pt"), **options)
     for path in (tmp_path / "masks").glob("*_seg.nii.gz"):
         mask = np.asarray(nib.load(path).dataobj)
+        assert (np.asarray(nib.load(tmp_path / "by_record" / path.name).dataobj) == mask).all()
         assert measure.label(mask == 1).max() <= 1
         image = nib.load(phantoms / "imagesTr" / path.name.replace("_seg", ""))
         assert mask.shape == image.shape and np.allclose(nib.load(path).affine, image.affine)

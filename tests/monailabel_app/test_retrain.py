@@ -18,6 +18,7 @@ from lib.trainers.settings import training_settings
 
 from medsaga.data import write_decathlon_phantoms
 from medsaga.experiments import prompting
+from medsaga.inferers import SliceBatchInferer
 from medsaga.optimizers import GaLoreAdamW
 from medsaga.records import read_record, with_record
 from tests.integration.bundles import ROOT
@@ -61,6 +62,27 @@ def label_again(store: FolderStore, image: str) -> None:
     """Submit the true label of an image."""
     label = f"{store._datastore_path}/../phantoms/labelsTr/{image}.nii.gz"
     store.save_label(image, label, "final", {})
+
+
+def test_weights_that_have_learnt_from_all_planes_go_on_with_all_and_are_compared_on_all(task, labelled, monkeypatch):
+    model, runs = task.model, []
+    weights = with_record(
+        model.config.get_parsed_content("network_def").state_dict(),
+        {"train": [], "learnt_before": [], "labelled": True, "plane": "all"},
+    )
+    model.models_dir.mkdir(exist_ok=True)
+    torch.save(weights, model.models_dir / "model.pt")
+    volume = SliceBatchInferer._volume
+    monkeypatch.setattr(SliceBatchInferer, "_volume", lambda self, *of: runs.append(self.plane) or volume(self, *of))
+    assert task.overrides("cpu", from_served=True)["plane"] == "all"
+    task(REQUEST, labelled)
+    record = read_record(model.models_dir / Versions(model.models_dir).list()[-1].file)
+    assert record["plane"] == "all"
+    # anew, in one plane: only the served ones are scored on all
+    runs.clear()
+    task({**REQUEST, "pretrained": False}, labelled)
+    assert "plane" not in read_record(model.models_dir / Versions(model.models_dir).list()[-1].file)
+    assert set(runs) == {"auto"}
 
 
 def test_a_first_model_is_served_and_the_next_has_to_be_as_good(task, labelled):

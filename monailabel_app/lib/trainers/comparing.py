@@ -55,7 +55,7 @@ def compared(
         score = _score(evaluator)
         by_class, error = _details(evaluator, parser["class_names"])
         if model.trained:
-            load_weights(network, model.checkpoint())
+            load_weights(network, model.checkpoint(), trained=True)
             evaluator.run()
             served_score = _score(evaluator)
     if model.trained:

@@ -27,7 +27,7 @@ from medsaga.bundle.errors import root_cause
 from medsaga.bundle.literals import literals
 from medsaga.data.case import patient_of
 from medsaga.files import write_json
-from medsaga.records import learnt_patients, read_record
+from medsaga.records import learnt_patients, read_record, trained_plane
 
 __all__ = ["RetrainTask"]
 
@@ -171,6 +171,8 @@ class RetrainTask(BundleTrainTask):
         }
         if from_served and self.model.trained:
             overrides["weights"] = str(self.model.checkpoint())
+            if plane := trained_plane(self.model.checkpoint()):
+                overrides["plane"] = plane
         return overrides
 
     def _fetch_datalist(self, request: dict[str, Any], datastore: Datastore) -> list[Case]:

@@ -63,6 +63,7 @@ class SliceDataset(Dataset):
         slices: (N, 2) int32, the case and the slice of each item: 8 bytes a slice, where Python's own numbers take 100,
             in every process that loads.
         labelled: whether cases have labels.
+        plane: as given.
         shortages: what there is less of than asked for, a sentence each.
 
     Raises:
@@ -92,6 +93,7 @@ class SliceDataset(Dataset):
         self.cases = [max(group, key=lambda one: (one.across is None, len(one.classes))) for group in of_case]
         self._crossing = [[one for one in group if one.across is not None] for group in of_case]
         self.transform = transform
+        self.plane = plane
         self.seed = seed
         self.labelled = any(case.has_label for case in self.cases)
         self.shortages: list[str] = []

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medsaga.records import learnt_patients, read_record
+from medsaga.transforms.orient_slices import ALL_PLANES
 
 from .case import case_name, patient_of
 from .slice_dataset import SliceDataset
@@ -37,9 +38,9 @@ def training_record(
 
     Returns:
         plain values: the patients by name as ``train``, ``validation``, ``test``, ``unlabelled`` (where there are any)
-        and ``learnt_before``; ``slices``, for each case {"patient", "case", "slices"}, with ``plane`` where slices of
-        several are taken; ``class_names``, ``unseen_classes`` (that no training slice shows), ``empty_labels`` (cases
-        whose label is all background), ``labelled``, ``seed`` and ``warnings``.
+        and ``learnt_before``; ``plane``, where it is ``all``; ``slices``, for each case {"patient", "case", "slices"},
+        with ``plane`` where slices of several are taken; ``class_names``, ``unseen_classes`` (that no training slice
+        shows), ``empty_labels`` (cases whose label is all background), ``labelled``, ``seed`` and ``warnings``.
 
     Raises:
         ValueError: the weights have learnt from patients to validate with.
@@ -51,6 +52,8 @@ def training_record(
         **({"unlabelled": _patients(unlabelled)} if unlabelled else {}),
         "learnt_before": sorted(learnt_patients(read_record(weights))) if _is_file(weights) else [],
     }
+    if dataset.plane == ALL_PLANES:
+        record["plane"] = ALL_PLANES
     _refuse_learnt(record, "validation")
     slices = [
         {"patient": patient_of(cached.case), "case": case_name(cached.case), **_plane(cached.case), "slices": shown}

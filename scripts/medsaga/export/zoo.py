@@ -17,6 +17,7 @@ import yaml
 from medsaga.bundle.network import load_network
 from medsaga.download import checksum_of
 from medsaga.files import replacing
+from medsaga.records import trained_plane
 from medsaga.verify import verify_folder
 
 from .card import card, eval_metrics, installed_versions, measured, new_version, training_sentence
@@ -91,6 +92,8 @@ def _write_texts(bundle: Path, folder: Path, version: str | None, changes: str |
         key: json.loads(_existing(bundle / "configs" / f"{key}.json").read_text(encoding="utf-8"))
         for key in dict.fromkeys((*_CONFIGS, *found))
     }
+    if plane := trained_plane(_existing(bundle / "models" / "model.pt")):  # the weights' record is not handed on
+        read["train"]["plane"] = read["inference"]["plane"] = plane
     dataset_dir = read["train"]["dataset_dir"]
     (folder / "configs").mkdir(parents=True)
     (folder / "docs").mkdir()

@@ -28,7 +28,8 @@ class SliceBatchInferer(Inferer):
     Args:
         image_size: side S of the network's square input, in pixels; slices are fitted to it, logits taken back.
         batch_size: slices a batch.
-        plane: of the bundle, as :class:`~medsaga.transforms.OrientSlicesd` has it; only ``all`` changes anything.
+        plane: of the bundle, as :class:`~medsaga.transforms.OrientSlicesd` has it; only ``all`` changes anything. With
+            ``auto`` a network whose weights have learnt from all planes (``trained_plane``) is run on all.
     """
 
     def __init__(self, image_size: int, batch_size: int = 8, plane: str | None = None) -> None:
@@ -57,7 +58,7 @@ class SliceBatchInferer(Inferer):
 
         if images.ndim == 4:
             labels = self._classes(images, logits_of)
-        elif self.plane == ALL_PLANES:
+        elif ALL_PLANES in (self.plane, self.plane == "auto" and getattr(network, "trained_plane", None)):
             labels = torch.stack(
                 [self._volume(volume, _affine(inputs, i), logits_of) for i, volume in enumerate(images)]
             )

@@ -128,6 +128,7 @@ class SamSegmenter(nn.Module):
         self.in_channels = in_channels
         self.precision = precision
         self.base: str | None = None  # published weights that the loaded ones lie on, see trained_state
+        self.trained_plane: str | None = None  # "all" where the loaded ones have learnt from all planes
 
         # numbers of channels that an image may have, the most that reach the encoder last
         self.channel_counts = _ENCODER_TAKES if in_channels in _ENCODER_TAKES else (in_channels,)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from medsaga.records import trained_plane
+
 from .advice import check_fit
 from .fitting import encoder_of, fit_classes, fit_positions, start_fresh
 from .published import PUBLISHED
@@ -49,7 +51,8 @@ def load_weights(network: nn.Module, weights: str | Path, new_head: bool = False
         network: the :class:`~medsaga.networks.SamSegmenter` to fill, or a network of another kind.
         weights: a published name (key of ``PUBLISHED``) or the path of a checkpoint.
         new_head: of a file of SAM's format, leave out what predicts the masks; without effect on a ``SamSegmenter``'s.
-        trained: take a ``SamSegmenter``'s checkpoint only, so that nothing that is to be used starts fresh.
+        trained: take a ``SamSegmenter``'s checkpoint only, so that nothing that is to be used starts fresh; and keep as
+            the network's ``trained_plane`` whether it has learnt from all planes.
 
     Raises:
         FileNotFoundError: when the file does not exist.
@@ -57,9 +60,15 @@ def load_weights(network: nn.Module, weights: str | Path, new_head: bool = False
         ValueError: when the file is damaged, is of another encoder, network or number of classes, or lies on other
             weights than those published.
     """
-    if not hasattr(network, "image_encoder"):
+    if hasattr(network, "image_encoder"):
+        _load_segmenter(network, weights, new_head, trained)
+    else:
         _load_other(network, Path(weights).expanduser())
-        return
+    if trained:
+        network.trained_plane = trained_plane(weights)
+
+
+def _load_segmenter(network: nn.Module, weights: str | Path, new_head: bool, trained: bool) -> None:
     if weights in PUBLISHED:
         base, source, normalization = weights, weights, PUBLISHED[weights].normalization
         state = published_state(base, network.encoder)
