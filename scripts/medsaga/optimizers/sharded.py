@@ -50,15 +50,18 @@ def save_parts(folder: str | Path, network: nn.Module, optimizer: GaLoreAdamW) -
         network, optimizer: what :func:`shard` and an optimizer of its parameters are.
     """
     folder = Path(folder)
-    part = folder.with_name(f"{folder.name}.part")
+    part, old = (folder.with_name(f"{folder.name}.{end}") for end in ("part", "old"))
     if dist.get_rank() == 0:
         shutil.rmtree(part, ignore_errors=True)
     dist.barrier()
     writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
     dcp.save(_tensors(network, optimizer, optimizer.state), storage_writer=writer)
     if dist.get_rank() == 0:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)  # still there, should the next line not be reached
         part.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     dist.barrier()
 
 
