@@ -1,4 +1,4 @@
-"""``python -m medsaga.bundle``: bundles for data of one's own, written, checked and handed on."""
+"""``python -m medsaga.bundle``: write, check and export bundles for your own data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main(words: list[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     try:
         arguments.command(arguments)
-    except Exception as err:  # MONAI wraps what goes wrong in a config in several of its own
+    except Exception as err:  # MONAI wraps an error in a config in several of its own exceptions
         if arguments.traceback:
             raise
         cause = root_cause(err)
@@ -38,7 +38,7 @@ def main(words: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    # what is noticed about a file stands in the report
+    # notices about a file are in the report
     warnings.simplefilter("ignore")
     for library in ("medsaga", "monai"):
         logging.getLogger(library).setLevel(logging.ERROR)

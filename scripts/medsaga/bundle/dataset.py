@@ -1,4 +1,4 @@
-"""``dataset.json``: what is said of a data set, from which its bundle's files are written."""
+"""``dataset.json``: the description of a data set, from which its bundle's files are written."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ def complete(dataset: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any
         defaults: of all fields.
 
     Raises:
-        ValueError: a field that there is not, that is missing or has a value that it cannot have. No value is one that
-            MONAI would evaluate (:func:`~medsaga.bundle.literals.literal`).
+        ValueError: a field that is unknown or missing or has a wrong value. Values that MONAI would evaluate are wrong
+            (:func:`~medsaga.bundle.literals.literal`).
     """
     where = f"dataset.json of {dataset.get('name', 'a bundle')}"
     if unknown := sorted(set(dataset) - set(_FIELDS)):
@@ -125,7 +125,7 @@ def _kind(value: Any) -> str:
 def _check_strings(value: Any, name: str, text: bool) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
-            # the one key of MONAI's that a field may have is the datalist's, which is checked by itself
+            # the only key of MONAI's that a field may have is that of the datalist, which is checked separately
             if key.startswith(("_", "$", "%", "@")) and key != "_target_":
                 raise ValueError(f"{name} has the key {key!r}, which means something else to MONAI.")
             _check_strings(inner, f"{name}, {key}", text)

@@ -1,4 +1,4 @@
-"""What the values of a ``dataset.json`` have to be, beyond their types."""
+"""Rules for the values of a ``dataset.json``, beyond their types."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _FOLDER = re.compile(r"[\w .()+,=-]+(/[\w .()+,=-]+)*")  # goes into an expressi
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that no bundle can have: it is a folder's, and stands between quotes in an expression.
+    """Refuse a name that no bundle can have: it names a folder, and is put between quotes in an expression.
 
     Raises:
-        ValueError: with what it may have.
+        ValueError: naming the allowed characters.
     """
     if not _BUNDLE_NAME.fullmatch(name):
         raise ValueError(f"name is {name!r}; a bundle's name has letters, digits and _ only, and begins with a letter.")

@@ -19,12 +19,12 @@ __all__ = ["root_cause", "show_root_cause"]
 def show_root_cause(traceback: bool = False) -> None:
     """Report an uncaught error by its cause, as the last line.
 
-    MONAI wraps what goes wrong in a config once for each level ("Failed to evaluate ...", "applying transform ..."), so
-    that the last line of the traceback, which people read, says least. Called from a config's ``initialize``.
+    MONAI wraps an error in a config once for each level ("Failed to evaluate ...", "applying transform ..."), so that
+    the last line of the traceback, which people read, is the least informative. Called from a config's ``initialize``.
 
     Args:
-        traceback: also show where in the code it comes from, before the cause. Of cases that failed the report is their
-            list alone.
+        traceback: also show where in the code it comes from, before the cause. For failed cases only their list is
+            reported.
     """
     sys.excepthook = partial(_report, traceback=traceback)
 
@@ -32,7 +32,7 @@ def show_root_cause(traceback: bool = False) -> None:
 def _report(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None, traceback: bool = False
 ) -> None:
-    # what was printed until now comes before, and nothing after: libraries warn as the process ends
+    # earlier output must come before the report, and nothing after it: libraries warn when the process ends
     sys.stdout.flush()
     warnings.simplefilter("ignore")
     if issubclass(kind, KeyboardInterrupt) and not traceback:
@@ -49,7 +49,7 @@ def _report(
 
 
 def _tell_torchrun(text: str) -> None:
-    """Give the cause to torchrun, which otherwise ends with a report of its own that does not name it."""
+    """Give the cause to torchrun, whose own report at the end would not name it."""
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         more = {"py_callstack": text, "timestamp": str(int(time.time()))}
         Path(file).write_text(json.dumps({"message": {"message": text, "extraInfo": more}}))

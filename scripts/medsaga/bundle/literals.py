@@ -13,8 +13,8 @@ def literal(value: Any, name: str) -> Any:
     """A value that MONAI's ``ConfigParser`` neither evaluates nor changes.
 
     It evaluates strings that begin with ``$``, looks up those that begin with ``%`` or ``@``, writes ``::`` for ``#``,
-    and makes objects of dictionaries with ``_target_``, at any depth of lists and dictionaries. Into tuples it does not
-    look.
+    and makes objects of dictionaries with ``_target_``, at any depth of lists and dictionaries. It does not look into
+    tuples.
 
     Args:
         value: of plain types. A list or tuple may hold anything, names of patients and files included.
@@ -47,5 +47,5 @@ def literal(value: Any, name: str) -> Any:
 
 
 def literals(overrides: dict[str, Any]) -> dict[str, Any]:
-    """What overrides a bundle's config, each value as a :func:`literal`."""
+    """Overrides of a bundle's config, each value as a :func:`literal`."""
     return {key: literal(value, key) for key, value in overrides.items()}

@@ -12,5 +12,5 @@ METHODS: dict[str, tuple[str, ...]] = {
     "all planes": ("all_planes.json",),
     "3-D DynUNet": ("dynunet_3d.json",),
 }
-# of volumes only: the MONAI Label app trains by none of them, and serves no network from scratch
+# for volumes only: the MONAI Label app trains with none of them, and serves no network trained from scratch
 OF_VOLUMES = ("all planes", "3-D DynUNet")

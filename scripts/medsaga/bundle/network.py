@@ -28,7 +28,7 @@ def load_network(
         weights: published weights to take where no bundle is named, at the size they were trained at.
 
     Returns:
-        Network, and what its masks are: ``head`` of :class:`~medsaga.inferers.PromptedSlices`.
+        Network, and what its masks mean: ``head`` of :class:`~medsaga.inferers.PromptedSlices`.
 
     Raises:
         FileNotFoundError: no such bundle or model.

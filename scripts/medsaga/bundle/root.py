@@ -20,7 +20,7 @@ def find_bundle(name: str) -> str:
         FileNotFoundError: with the places looked at.
     """
     here = Path.cwd()
-    # words of this process: a file, or a list of them with brackets and quotes
+    # words of this process's command line: a file, or a list of files with brackets and quotes
     files = [Path(file) for word in sys.argv[1:] for file in re.findall(r"[^\[\]'\",=]+\.json", word)]
     places = [file.parent.parent for file in files if file.parent.name == "configs"]
     places += [here] if here.name == name else []
@@ -38,7 +38,7 @@ def bundle_folder(bundle: str | Path, holds: str = "configs/metadata.json") -> P
 
     Args:
         bundle: its folder, or its name, as for :func:`find_bundle`.
-        holds: file by which a folder is known as a bundle's.
+        holds: file by which a folder is recognised as a bundle.
 
     Raises:
         FileNotFoundError: no such bundle.

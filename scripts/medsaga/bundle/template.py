@@ -23,8 +23,8 @@ _RECORD = ".written.json"  # checksums of what was written, to tell what was edi
 def bundle_files(dataset: dict[str, Any], base: str | Path, texts: dict[str, str] | None = None) -> dict[str, str]:
     """Contents of the files of a bundle.
 
-    Files of the template that end in ``.jinja`` are filled in, the others taken as they are; what lies in its folder
-    ``parts`` is for those. Fields and texts are put in as what they are, none is evaluated.
+    Files of the template that end in ``.jinja`` are filled in; the others are copied. The files in its folder ``parts``
+    are included by the ``.jinja`` files. Fields and texts are inserted literally; none is evaluated.
 
     Args:
         dataset: fields of ``dataset.json`` that differ from the template's own.
@@ -73,8 +73,8 @@ def bundle_files(dataset: dict[str, Any], base: str | Path, texts: dict[str, str
 def write_bundle(folder: str | Path, base: str | Path, force: bool = False) -> list[Path]:
     """Write a bundle's files from its ``dataset.json`` and the texts in its ``docs/*.md``.
 
-    Files that are as they have to be are left alone, so a second run changes nothing. What was written is remembered by
-    its checksum, so that a file that was edited since is known as one, also after the template has changed.
+    Files with the right content already are not written, so a second run changes nothing. The checksums of written
+    files are kept, so that a file that was edited later is recognised, even after the template has changed.
 
     Args:
         folder: of the bundle, whose name is the bundle's; holds ``dataset.json``.
@@ -112,7 +112,7 @@ def write_bundle(folder: str | Path, base: str | Path, force: bool = False) -> l
 
 
 def as_json(value: Any, indent: str = "") -> str:
-    """JSON indented by four, in which a list without lists or objects that is short takes one line."""
+    """JSON indented by four, in which a short list without lists or objects takes one line."""
     inner = indent + "    "
     if isinstance(value, dict) and value:
         lines = [f"{inner}{json.dumps(key)}: {as_json(item, inner)}" for key, item in value.items()]

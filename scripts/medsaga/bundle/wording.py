@@ -1,4 +1,4 @@
-"""What a bundle's metadata and README say that follows from the fields of its ``dataset.json``."""
+"""Texts of a bundle's metadata and README that follow from the fields of its ``dataset.json``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["FILTERS", "derived"]
 
 
 def derived(values: dict[str, Any]) -> dict[str, Any]:
-    """What the template takes besides the fields themselves.
+    """The values that the template needs besides the fields themselves.
 
     Args:
         values: all fields, as :func:`~medsaga.bundle.dataset.complete` gives them.

@@ -1,4 +1,4 @@
-"""Files of a bundle that were written, and are not written over once somebody has edited them."""
+"""Written files of a bundle, which are not overwritten once somebody has edited them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["WrittenFiles"]
 class WrittenFiles:
     """Files in a folder that are written from something else, and their checksums as they were written.
 
-    By these a file is known that was edited since, also after what it is written from has changed.
+    The checksums show which files were edited since, even after the source of the files has changed.
 
     Args:
         folder: of the bundle.
@@ -23,7 +23,7 @@ class WrittenFiles:
         files: texts by path in the folder.
 
     Attributes:
-        changed: paths of the files that are not as they have to be.
+        changed: paths of the files whose content is not the right one.
         edited: those of them that were edited since they were written, or were never written.
     """
 
@@ -59,7 +59,7 @@ class WrittenFiles:
             _write(self.folder / name, self.files[name].encode())
 
     def write_back(self) -> None:
-        """Put what was there before in the place of the files that were written."""
+        """Restore the earlier content of the files that were written."""
         for name in self.changed:
             if self._before[name] is None:
                 (self.folder / name).unlink(missing_ok=True)
@@ -89,6 +89,6 @@ def _checksum(content: bytes) -> str:
 def _read(record: Path) -> dict[str, str]:
     try:
         content = json.loads(record.read_text())
-    except (OSError, ValueError):  # then every file that is not as it has to be counts as edited
+    except (OSError, ValueError):  # then every file whose content is not the right one counts as edited
         return {}
     return content if isinstance(content, dict) else {}

@@ -22,7 +22,7 @@ from .found_images import below, some, walk_images
 from .over_cases import be_quiet, over_cases
 from .slice_cache import prepare_cases
 
-_MANY = 100  # cases from which on it is worth starting processes
+_MANY = 100  # number of cases above which it is worth starting processes
 _HEADER = ("file", "kind", "size", "spacing (mm)", "plane", "remarks", "wrong")
 
 
@@ -47,7 +47,7 @@ def _fetch(arguments: argparse.Namespace) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     try:
         found = _with_bundle(arguments) if arguments.bundle else _without_bundle(arguments)
-    except Exception as err:  # MONAI wraps what goes wrong in a config in several of its own
+    except Exception as err:  # MONAI wraps an error in a config in several of its own exceptions
         cause = root_cause(err)
         sys.exit(f"{type(cause).__name__}: {cause}")
     root = Path(arguments.folder)

@@ -15,19 +15,20 @@ __all__ = ["OTHERS", "BalancedSampler"]
 
 # the share of all modalities that are not named
 OTHERS = "others"
-# added to the epoch of a slice that comes again in one epoch: more epochs than any training has
+# added to the epoch of a slice that is repeated in one epoch; larger than any training's number of epochs
 _AGAIN = 1 << 32
 
 logger = logging.getLogger(__name__)
 
 
 class BalancedSampler(EpochSampler):
-    """``(epoch, index)`` pairs as of :class:`~medsaga.data.EpochSampler`, with a share of each epoch for a modality.
+    """``(epoch, index)`` pairs as :class:`~medsaga.data.EpochSampler` gives them, with a fixed share for each modality.
 
-    An epoch has as many pairs as the data set has slices. A modality with more slices than its share gets other ones in
-    each epoch, drawn without replacement; of one with fewer all come equally often, up to one time. A slice that
-    comes again in an epoch has another number in place of the epoch's, so that it is augmented in another way. All
-    depends on seed and epoch alone. Of several processes each draws its part, as ``DistributedSampler``'s.
+    An epoch has as many pairs as the data set has slices. A modality with more slices than its share gets other slices
+    in each epoch, drawn without replacement. The slices of a modality with fewer are repeated; their numbers of
+    repetitions differ by at most one. A slice that is repeated in an epoch has another number in place of the epoch's,
+    so that its augmentation differs. The order depends on seed and epoch alone. Of several processes, each draws its
+    part, as with ``DistributedSampler``.
 
     Args:
         dataset: slices of cases, each with a ``modality``, for example ``"CT"``. Cases without one are among
@@ -75,7 +76,7 @@ class BalancedSampler(EpochSampler):
             for index in random.permutation(members)[: count - start]
         ]
         pairs = [pairs[i] for i in random.permutation(len(pairs))]
-        # as many for each process, the first ones twice where they do not divide
+        # the same number for each process; the first pairs are repeated where the total does not divide
         pairs = [pairs[i % len(pairs)] for i in range(self.total_size)]
         return iter(pairs[self.rank : self.total_size : self.num_replicas])
 

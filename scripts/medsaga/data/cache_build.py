@@ -1,4 +1,4 @@
-"""Entries of a slice cache are made, by several processes at once, none of them twice."""
+"""Make the entries of a slice cache in several processes at once, none of them twice."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from .case_slices import classes_in, slices_of, trying_again, write_slices
 
 __all__ = ["FULL", "Done", "Maker", "Task", "make_all"]
 
-FULL = "full"  # file in a run's folder: no more slices are kept
+FULL = "full"  # file in a run's folder; once it exists, no more slices are kept
 _PATIENCE = 600  # seconds to wait for another process that makes the same entry
-_LONG = 60  # seconds of work from which on it is worth starting processes
+_LONG = 60  # seconds of work above which it is worth starting processes
 
 
 class Task(NamedTuple):
@@ -41,7 +41,7 @@ class Task(NamedTuple):
         keeps: whether its slices are kept.
         stale: names of entries that it takes the place of.
         size: bytes of its files.
-        waits: for another process that makes the same entry.
+        waits: whether to wait for another process that makes the same entry.
     """
 
     case: dict
@@ -53,11 +53,11 @@ class Task(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What came of a task.
+    """The result of a task.
 
     Attributes:
         failure: why the case cannot be used.
-        record: what is known of it.
+        record: the cache's record of the case.
         written: bytes of slices that were written.
         busy: another process is making the entry.
     """
@@ -90,7 +90,8 @@ class Maker:
         Raises:
             OSError: the disk is full.
         """
-        # Where a file system has no locks, two processes may make the same entry: the second's is put over the first's.
+        # Where a file system has no locks, two processes may make the same entry: the second one then replaces the
+        # first.
         claim = FileLock(self.cache_dir / RUNS / f"{task.name}.lock")
         try:
             with claim.acquire(timeout=_PATIENCE if task.waits else 0):
@@ -138,9 +139,9 @@ def make_all(maker: Maker, tasks: Sequence[Task], num_workers: int) -> Iterator[
 
     Args:
         maker: makes one.
-        tasks: one an entry.
-        num_workers: processes to start with, at most as many as cores and memory allow. 0 begins in this process, and
-            starts as many as these allow when what is left would take it longer than a minute.
+        tasks: one for each entry.
+        num_workers: processes to begin with, at most as many as cores and memory allow. With 0 the work begins in this
+            process; if the rest would take longer than a minute, as many processes as allowed are started.
     """
     busy = []
     for task, done in _each(maker, tasks, num_workers):
@@ -168,7 +169,7 @@ def _each(maker: Maker, tasks: Sequence[Task], num_workers: int) -> Iterator[tup
 
 
 def _can_be_sent(maker: Maker) -> bool:
-    """Whether its preprocessing can be sent to another process, which functions without a name cannot."""
+    """Whether its preprocessing can be sent to another process; functions without a name cannot."""
     try:
         pickle.dumps(maker)
     except Exception:

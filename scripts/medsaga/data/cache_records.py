@@ -72,8 +72,8 @@ def at_once(function: Callable[[Item], Result], items: Iterable[Item]) -> list[R
 class Records:
     """The records of one preprocessing.
 
-    Each is a file of its own, so that several processes may add some and a killed one loses none. All of them are also
-    kept in one index, because opening ten thousand files takes long on a network file system.
+    Each record is a file of its own, so that several processes can add records and a killed process loses none. All of
+    them are also kept in one index, because opening ten thousand files takes long on a network file system.
 
     Args:
         cache_dir: folder of the cache.
@@ -87,12 +87,12 @@ class Records:
         self.cache_dir = cache_dir
         self._index = cache_dir / f"{made_by}.index.json"
         self._indexed: dict[str, dict] = {}
-        with suppress(OSError, ValueError):  # none yet, or one that cannot be read: the files have all of it
+        with suppress(OSError, ValueError):  # no index yet, or an unreadable one: the files hold all records
             self._indexed = json.loads(self._index.read_text())
         self.known: dict[str, dict] = {}
 
     def read(self, names: Iterable[str]) -> None:
-        """Make known the records of entries that are there; those that cannot be read are left out."""
+        """Read the records of these entries into ``known``; those that cannot be read are left out."""
         self.known = {name: self._indexed.get(name) for name in names}
         unknown = [name for name, record in self.known.items() if record is None]
         self.known.update(zip(unknown, at_once(partial(read_record, self.cache_dir), unknown)))
@@ -107,5 +107,5 @@ class Records:
         if self.known.keys() <= self._indexed.keys():
             return
         content = {name: record for name, record in self._indexed.items() if name in there} | self.known
-        with suppress(OSError):  # of somebody else's cache, or no room: then the files are read again
+        with suppress(OSError):  # another user's cache, or a full disk: then the files are read again
             write_json(self._index, content)

@@ -1,4 +1,4 @@
-"""How much a slice cache takes, how much it may take, and what is removed for others."""
+"""How much disk space a slice cache takes and may take, and which entries are removed to make room."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ LIMIT = "MEDSAGA_CACHE_GB"
 
 _HOUR = 60 * 60  # seconds
 _DAY = 24 * _HOUR
-_KEPT = 30 * _DAY  # for so long an entry is kept that no run uses
+_KEPT = 30 * _DAY  # how long an entry is kept that no run uses
 _SHARE = 0.8  # of what the disk has for the cache
 _SCAN_AGAIN = 60  # seconds, after which other processes may have filled the cache
 
 _FILE = re.compile(r"([0-9a-f]{16}-[0-9a-f]{16}-[0-9a-f]{16})\.(npy|json)|[0-9a-f]{16}\.index\.json")
-# what earlier versions left, a folder an entry, and records that were being written
+# left by earlier versions: one folder for each entry, and records that were being written
 _EARLIER = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{16}){1,2}|\.building-.*|\..*\.json\.[0-9a-f]{32}")
 
 
@@ -47,8 +47,8 @@ class Room:
     """The entries of a cache, and how many bytes their slices may take.
 
     Args:
-        cache_dir: folder of the cache, from which is removed what ended processes have left and what no run has used
-            for 30 days.
+        cache_dir: folder of the cache. Files left by ended processes, and entries that no run has used for 30 days, are
+            removed from it.
 
     Attributes:
         entries: by name.
@@ -93,7 +93,7 @@ class Room:
 
     def touch(self, names: Iterable[str]) -> None:
         """Say that entries are used now."""
-        late = time.time() - _HOUR  # more often says nothing, and costs a request to the file system each
+        late = time.time() - _HOUR  # touching more often adds nothing, and each costs a request to the file system
         at_once(self._touch, [name for name in names if self.entries[name].used < late])
 
     def _touch(self, name: str) -> None:
@@ -102,7 +102,7 @@ class Room:
                 os.utime(file)
 
     def left(self) -> int:
-        """Bytes that this process may add, where all others are removed that no running process uses."""
+        """Bytes that this process may add if all entries that no running process uses are removed."""
         return self.limit - self.taken + sum(entry.size for _, entry in self._removable())
 
     def add(self, name: str, size: int) -> bool:

@@ -1,9 +1,9 @@
 """What a process that uses a slice cache leaves in it while it runs: which entries it needs, what it is writing.
 
-A run is a folder ``.runs/HOST-ID`` in the cache, and a lock on ``.runs/HOST-ID.lock``. The kernel takes the lock away
-when the process ends, also by ``kill -9``, in whichever container it ran; so what ended processes have left is told on
-the same computer at once. Other computers may not see a lock on a network file system: for them the lock's file is
-touched every hour, and a run is over when that was more than a day ago.
+A run is a folder ``.runs/HOST-ID`` in the cache, and a lock on ``.runs/HOST-ID.lock``. The kernel releases the lock
+when the process ends, also after ``kill -9`` and in any container, so on the same computer it is known at once which
+runs have ended. Other computers may not see a lock on a network file system. For them the lock's file is touched every
+hour, and a run counts as ended when this was more than a day ago.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Run:
         weakref.finalize(self, _end, self.folder, lock, ended, os.getpid())
 
     def __reduce__(self) -> tuple:
-        return type(None), ()  # the process that started holds the run, not those that load data for it
+        return type(None), ()  # only the process that started the run holds it, not those that load data for it
 
     def uses(self, names: Iterable[str]) -> None:
         """Say which entries this process needs: no other removes them while it runs."""
@@ -92,11 +92,11 @@ def names_in_use(cache_dir: Path) -> set[str]:
 
 
 def remove_ended(cache_dir: Path) -> None:
-    """Remove what processes have left that ended without doing so themselves."""
+    """Remove the files of processes that ended without removing them."""
     for path in (cache_dir / RUNS).glob("*"):
         with suppress(OSError):  # another process removes it, too
             if path.suffix == ".lock":
-                # of a folder that is gone, or of an entry; a lock that is held is younger
+                # the lock of a removed folder, or of an entry; a lock that is held is younger
                 if not path.with_suffix("").exists() and time.time() - path.stat().st_mtime > _DAY:
                     path.unlink()
             elif _is_over(path):

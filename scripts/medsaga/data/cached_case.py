@@ -28,15 +28,14 @@ class CachedCase:
     Args:
         case: of a datalist.
         name: of its entry.
-        record: what is known of it.
+        record: the cache's record of it.
         maker: of the entry.
         run: keeps the entry from being removed by others.
 
     Attributes:
         classes: (D, k) bool; without a label all False.
         has_label: whether the case has one.
-        across: where its slices cross those that the volume was acquired in, as
-            :class:`~medsaga.data.case_slices.Slices` has it.
+        across: how its slices cross the acquired slices, see :class:`~medsaga.data.case_slices.Slices`.
     """
 
     def __init__(self, case: dict, name: str, record: dict[str, Any], maker: Maker, run: Run | None) -> None:
@@ -49,7 +48,7 @@ class CachedCase:
     def read(self, index: int) -> dict[str, Any]:
         """Slice ``index`` as {"image": (C, H, W) float32, "label": (1, H, W) uint8, "plane": its name}.
 
-        The label is there where the case has one, the plane where slices of several are taken.
+        The item has a label where the case has one, and a plane where slices of several planes are taken.
 
         Raises:
             ValueError: the file in the cache is damaged, or the case's own files have changed.

@@ -15,12 +15,12 @@ _FILES = ("image", "label")
 
 
 def inputs_of(case: Mapping[str, Any]) -> dict[str, Any]:
-    """What reading takes of a case: ``image`` and, where it has them, ``label`` and ``labelled_slices``."""
+    """The entries of a case that reading uses: ``image`` and, where it has them, ``label`` and ``labelled_slices``."""
     return {key: case[key] for key in (*_FILES, "labelled_slices") if key in case}
 
 
 def cut_in(cases: Sequence[dict], plane: str | None) -> list[dict]:
-    """Cases to cut slices from: those given, or with ``plane="all"`` each of them for every plane, which it names."""
+    """Cases to cut slices from: those given, or with ``plane="all"`` each of them once for each plane, as ``plane``."""
     if plane != ALL_PLANES:
         return list(cases)
     return [{**case, "plane": name} for case in cases for name in AXES]
@@ -47,7 +47,7 @@ def _paths(value: Any) -> Iterator[str]:
 
 
 def case_name(case: Mapping[str, Any]) -> str:
-    """The case's ``name``, or that of its image, of several the first, without suffix."""
+    """The case's ``name``, else the name of its image (of several, the first) without suffix."""
     return str(case["name"]) if "name" in case else name_without_suffix(files_of(case)[0])
 
 

@@ -1,4 +1,4 @@
-"""Slices of a preprocessed case, in memory and as a file from which one slice is one read."""
+"""Slices of a preprocessed case, in memory and in a file from which one slice takes one read."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Slices(NamedTuple):
     """Slices of a case.
 
     Attributes:
-        records: (D,), each ``image`` (C, H, W) float16, and, where the case has one, ``label`` (H, W) uint8; none of a
-            volume that is not cut in the plane (:func:`~medsaga.transforms.cuts`). Intensities are in [0, 1], where
-            the step of float16 of at most 1/2048 is finer than the 8 bits of the images that SAM was trained on.
-        across: where they cross those that the volume was acquired in: the axis of the slice, 0 rows or 1 columns,
-            along which those are stacked, and whether the other way round. None of these slices themselves.
+        records: (D,), each ``image`` (C, H, W) float16, and, where the case has one, ``label`` (H, W) uint8. A volume
+            that is not cut in the plane has no records (:func:`~medsaga.transforms.cuts`). Intensities are in [0, 1];
+            there float16 has steps of at most 1/2048, finer than the 8 bits of SAM's training images.
+        across: how these slices cross the acquired slices: the axis of a slice (0 rows, 1 columns) along which the
+            acquired slices are stacked, and whether in reverse order. None if these are the acquired slices.
     """
 
     records: np.ndarray
@@ -55,7 +55,7 @@ def slices_of(case: Mapping[str, Any], preprocessing: Callable) -> Slices:
     image = np.asarray(data["image"])
     is_volume = image.ndim == 4
     image = np.moveaxis(image, -1, 0) if is_volume else image[None]  # (C, H, W, D) → (D, C, H, W)
-    # MONAI's scaling leaves an image as it is whose two percentiles are equal, and NaN or infinity trains nothing
+    # MONAI's scaling does not change an image whose two percentiles are equal; NaN or infinity cannot be trained on
     low, high = (float(image.min()), float(image.max())) if image.size else (0.0, 1.0)
     if not (low >= -1e-3 and high <= 1 + 1e-3):
         raise ValueError(
@@ -76,12 +76,12 @@ def slices_of(case: Mapping[str, Any], preprocessing: Callable) -> Slices:
 
 
 def _across(cut: Cut) -> tuple[int, bool] | None:
-    axis = cut.permutation.index(2)  # volumes have the slices that they were acquired in along their last axis
+    axis = cut.permutation.index(2)  # the acquired slices lie along a volume's last axis
     return None if axis == 2 else (axis, axis in cut.flips)
 
 
 def _cut(data: Mapping[str, torch.Tensor], plane: str) -> tuple[dict[str, torch.Tensor], Cut | None]:
-    """Image (C, H, W, D) and label with the slices of a plane along the last axis; without any where it is not cut.
+    """Image (C, H, W, D) and label with the slices of a plane along the last axis; no slices if it is not cut in it.
 
     A 2-D image counts as axial.
     """
@@ -110,7 +110,7 @@ def write_slices(path: Path, slices: np.ndarray) -> None:
     """
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(slices))
-        file.write(slices.view(np.uint8).data)  # numpy's own tofile does not say that a disk is full
+        file.write(slices.view(np.uint8).data)  # NumPy's own tofile does not report a full disk
 
 
 def read_slice(path: Path, index: int) -> np.void:
@@ -120,7 +120,7 @@ def read_slice(path: Path, index: int) -> np.void:
         FileNotFoundError: no such file.
         ValueError: it is damaged.
     """
-    # read, not mapped: a file system that fails would end the process, and an open map hold a file handle a case
+    # read, not mapped: on a map a file system error would end the process, and each case would hold a file handle
     with path.open("rb", buffering=0) as raw:
         try:
             np.lib.format.read_magic(raw)
@@ -132,7 +132,7 @@ def read_slice(path: Path, index: int) -> np.void:
 
 
 def trying_again(read: Callable[[], Result]) -> Result:
-    """What ``read`` returns; it is called once more where a network file system failed it in passing."""
+    """What ``read`` returns; it is called once more after a passing error of a network file system."""
     try:
         return read()
     except Exception as err:

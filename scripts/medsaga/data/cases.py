@@ -1,4 +1,4 @@
-"""Cases to segment or to score, of which one that cannot be read does not end the others."""
+"""Cases to segment or to score; one that cannot be read does not stop the others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FILE, _CAUSE = "failed_file", "failed_cause"
 
 
 class Cases(Dataset):
-    """MONAI's ``Dataset``, whose items of cases that cannot be read say so in the place of an exception.
+    """MONAI's ``Dataset``; for a case that cannot be read, its item says so instead of an exception.
 
     An exception would end the data loader. Such an item has two strings, which survive collating;
     :func:`failure_in` reads them, and :class:`~medsaga.engines.CaseEvaluator` lists them. Load one case at a time.

@@ -67,11 +67,12 @@ def read_challenge_case(path: str | Path) -> dict:
             volume, ``spacing`` (x, y, z) in mm.
 
     Returns:
-        ``image``: MetaTensor with the affine of the spacing; ``label``, where the file has ``gts``: the same, integer;
-        ``boxes``, where it has them: first and last column x, row y (and slice z) within each object; ``modality``.
+        ``image``: MetaTensor with the affine of the spacing; ``label``, where the file has ``gts``: the same, with
+        integers; ``boxes``, where the file has them: first and last column x, row y (and slice z) within each object;
+        ``modality``.
 
     Raises:
-        ValueError: naming the file, when it is no npz file or an array is missing or of another shape.
+        ValueError: naming the file, when it is not an npz file, or when an array is missing or has another shape.
 
     Shape:
         - image: (1, H, W, D), (1, H, W) or (3, H, W); label: (1, H, W[, D])
@@ -131,7 +132,7 @@ def write_challenge_result(path: str | Path, segmentation: torch.Tensor) -> None
     """Write the challenge's result of a case: ``segs``, the number of the box of each pixel, 0 for none.
 
     Args:
-        path: npz file, by the challenge's rule of the case's name; written whole or not at all.
+        path: npz file, which by the challenge's rule has the case's name; written whole or not at all.
         segmentation: numbers of boxes, (1, H, W) or (1, H, W, D), as of :class:`~medsaga.inferers.BoxInferer`.
 
     The array is (H, W) or (D, H, W), uint8 up to 255 boxes and uint16 beyond.
@@ -148,7 +149,7 @@ def write_challenge_result(path: str | Path, segmentation: torch.Tensor) -> None
 class LoadChallengeCased(MapTransform):
     """Dictionary transform for a bundle's ``preprocessing``: images and labels of npz cases.
 
-    In the place of :class:`~medsaga.transforms.ReadImaged` and :class:`~medsaga.transforms.OrientSlicesd`.
+    It replaces :class:`~medsaga.transforms.ReadImaged` and :class:`~medsaga.transforms.OrientSlicesd`.
 
     Args:
         keys: of paths: a label key gets the ``gts`` of the file, any other the image.

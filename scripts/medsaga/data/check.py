@@ -35,8 +35,8 @@ def check_cases(
 ) -> None:
     """Read and preprocess each case of a split, so that none stops the training hours later.
 
-    What is found out is kept in the slice cache: a second call takes no time. Of several processes the first
-    checks, and the others wait for it.
+    The result is kept in the slice cache, so a second call takes no time. Of several processes, the first one checks
+    and the others wait for it.
 
     Args:
         train: cases whose slices the training reads; they are cached.
@@ -50,7 +50,7 @@ def check_cases(
 
     Raises:
         CasesFailedError: a table of the files that cannot be used.
-        SystemExit: the same in the other processes, which say nothing.
+        SystemExit: for the same cause in the other processes, which print nothing.
     """
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     failed: list[bool] = [False]
@@ -59,7 +59,7 @@ def check_cases(
         write_failures(errors, failures)
         failed[0] = bool(failures)
     if several:
-        # with a time limit of its own: that of the group is for steps, which take seconds
+        # with its own time limit: the group's limit is meant for training steps, which take seconds
         dist.broadcast_object_list(failed, group=dist.new_group(backend="gloo", timeout=timedelta(days=1)))
         if failed[0] and dist.get_rank() > 0:
             raise SystemExit(1)

@@ -21,8 +21,9 @@ def images_datalist(path: str | Path, sequences: Sequence[str] | None = None) ->
     Args:
         path: an image file; a folder, searched with the folders in it; or ``FOLDER/SERIES_INSTANCE_UID``, one DICOM
             series of a folder that holds several.
-        sequences: ends of the names, without suffix, of the files of an examination, one a sequence: a folder's cases
-            are the files of the first, beside which :class:`~medsaga.transforms.ReadImaged` finds the others.
+        sequences: ends of the file names, without suffix, of an examination, one for each sequence. A folder's cases
+            are then the files of the first sequence; :class:`~medsaga.transforms.ReadImaged` finds the others beside
+            them.
 
     Raises:
         FileNotFoundError: nothing at ``path``, or no image in the folder.

@@ -31,7 +31,7 @@ _FORMAT = 4
 
 
 def describe(value: Any) -> Any:
-    """What of a transform determines its result, as JSON: class names and parameters, no addresses or random states."""
+    """What determines the result of a transform, as JSON: class names and parameters, no addresses or random states."""
     if isinstance(value, (str, int, float, bool, type(None))):
         return value
     if isinstance(value, (np.ndarray, torch.Tensor)):
@@ -48,7 +48,7 @@ def describe(value: Any) -> Any:
         name = f"{value.__module__}.{value.__qualname__}"
         if not hasattr(value, "__code__"):
             return name
-        # what it does, too: all lambdas of a config have the same name
+        # its code, too, because all lambdas of a config have the same name
         cells = [describe(cell.cell_contents) for cell in value.__closure__ or ()]
         return [name, _describe_code(value.__code__), describe(value.__defaults__), cells]
     name = f"{type(value).__module__}.{type(value).__qualname__}"
@@ -64,7 +64,7 @@ def _describe_code(code: CodeType) -> list:
 
 
 def recipe(preprocessing: Callable, num_classes: int) -> str:
-    """What makes an entry of a case, in a few letters."""
+    """A short digest of how a case's entry is made."""
     return _digest([_FORMAT, describe(preprocessing), num_classes])
 
 
@@ -81,7 +81,7 @@ def identify(case: dict, made_by: str) -> tuple[str, int]:
     Raises:
         FileNotFoundError: an image or label is not there.
     """
-    # the label, too, because an image may come twice, with the labels of two readers
+    # the label, too, because an image may occur twice, with the labels of two readers
     inputs = [*inputs_of(case).values(), *([case["plane"]] if "plane" in case else [])]
     states = [_state(file) for file in files_of(case)]
     size = sum(size for files in states for _, size, _ in files)
@@ -89,17 +89,17 @@ def identify(case: dict, made_by: str) -> tuple[str, int]:
 
 
 def _state(path: str) -> list[tuple[str, int, int]]:
-    """Size and time of all that an image is read from: a file, a folder's files, or those of one DICOM series in it."""
+    """Size and time of all files that an image is read from: one file, a folder's files, or one DICOM series of it."""
     files: list[Path] = []
     try:
-        found = os.stat(path)  # once for a file: on a network file system each question takes its time
+        found = os.stat(path)  # once for each file: on a network file system each request takes time
     except (FileNotFoundError, NotADirectoryError):
         root = Path(path)
         files = sorted(series_files(root)) if root.parent.is_dir() else []
     else:
         if stat.S_ISDIR(found.st_mode):
             files = sorted(p for p in Path(path).rglob("*") if p.is_file())
-        elif suffix_of(path) in (".mhd", ".nhdr"):  # headers, whose voxels are beside them
+        elif suffix_of(path) in (".mhd", ".nhdr"):  # headers; the voxels are in a file beside them
             files = sorted(Path(path).parent.glob(f"{glob.escape(Path(path).stem)}.*"))
         else:
             return [(path, found.st_size, found.st_mtime_ns)]

@@ -28,14 +28,14 @@ _YES = ("y", "yes")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set is had.
+    """Where a data set can be obtained.
 
     Args:
         folder: its folder, below that of all data.
-        page: what tells of it.
+        page: web page about it.
         licence: its terms.
-        files: address and checksum ("algorithm:hexadecimal digits", or None) of each file; none where it is had by a
-            form.
+        files: address and checksum ("algorithm:hexadecimal digits", or None) of each file; none where it is obtained by
+            a form.
     """
 
     folder: str
@@ -45,7 +45,7 @@ class Source:
 
 
 def decathlon_source(task: str) -> Source:
-    """A task of the Medical Segmentation Decathlon, from where MONAI has it."""
+    """A task of the Medical Segmentation Decathlon, from the address that MONAI uses."""
     return Source(
         task,
         "http://medicaldecathlon.com/",
@@ -55,10 +55,10 @@ def decathlon_source(task: str) -> Source:
 
 
 def source_of(dataset: dict[str, Any]) -> Source | None:
-    """Where the data set of a bundle's ``dataset.json`` is had; None where it does not say.
+    """Where the data set of a bundle's ``dataset.json`` can be obtained; None where the file does not say.
 
     Raises:
-        ValueError: an address that is none, or is not of the web.
+        ValueError: an invalid address, or one that is not on the web.
     """
     folder, said = dataset.get("folder"), dataset.get("download")
     if said is None:
@@ -82,8 +82,8 @@ def _file_name(url: str) -> str:
 def fetch(source: Source, data_dir: str | Path) -> Path:
     """Download and unpack a data set, as a whole or not at all.
 
-    What has arrived of an interrupted download stays in ``.fetching-FOLDER`` beside the data set, and the next call
-    goes on with it. Processes that want the same data set at once wait for one of them.
+    The received part of an interrupted download stays in ``.fetching-FOLDER`` beside the data set, and the next call
+    continues with it. Of several processes that want the same data set at once, one fetches it and the others wait.
 
     Args:
         source: with files.
@@ -93,7 +93,7 @@ def fetch(source: Source, data_dir: str | Path) -> Path:
         folder of the data set. Nothing is done where it is there already.
 
     Raises:
-        RuntimeError: a file cannot be had, or is another than it should be.
+        RuntimeError: a file cannot be downloaded, or is not the expected one.
         ValueError: an archive that is damaged, or that would write outside of its folder.
         OSError: the disk is full.
     """
@@ -121,7 +121,7 @@ def fetch(source: Source, data_dir: str | Path) -> Path:
 
 
 def _fetch(source: Source, target: Path, work: Path) -> None:
-    for left in work.glob("unpacking-*"):  # by a process that was killed
+    for left in work.glob("unpacking-*"):  # left by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     # files that are not archives last, because they are moved
     arrived = sorted((_arrived(url, checksum, work) for url, checksum in source.files), key=lambda p: not is_archive(p))
@@ -156,7 +156,7 @@ def data_folder() -> Path:
 
 
 def run(bundle: Path, accept: bool, ask: Callable[[str], str] | None) -> None:
-    """Fetch a bundle's data set, or say how it is had.
+    """Fetch a bundle's data set, or say how to obtain it.
 
     Args:
         bundle: its folder.

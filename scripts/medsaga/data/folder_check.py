@@ -24,9 +24,9 @@ from .layouts import Layout, UnknownLayoutError, recognise
 __all__ = ["FoundFile", "cases_in", "check_case", "describe_case", "read_case"]
 
 _LABEL_FOLDERS = {"derivatives", "labels", "labelsTr", "labelsTs", "labelsVa", "masks"}
-_ANY_CLASS = 256  # more classes than a label has: which are meant is what a bundle says
+_ANY_CLASS = 256  # more classes than a label has; only a bundle says which are meant
 _SHOWN_VALUES = 12
-_FEW_VALUES = 65  # a label with more is no label of classes
+_FEW_VALUES = 65  # a label with more values does not hold class numbers
 
 
 class FoundFile(NamedTuple):
@@ -72,7 +72,7 @@ def _describe(path: str, label: bool) -> FoundFile:
     kind = suffix_of(path).lstrip(".") or "DICOM"
     drawn = dicom_label_kind(path) if label else ""
     found = FoundFile(path, f"label, {drawn or kind}" if label else kind)
-    if drawn:  # on the image's grid, by names of classes: reading it says the rest
+    if drawn:  # drawn on the image's grid by class names: errors are found when it is read
         return found
     try:
         return _with_header(found, open_image(path, label))
@@ -96,7 +96,7 @@ def _with_header(found: FoundFile, image: ImageFile) -> FoundFile:
 def check_case(case: Mapping[str, Any], layout: Layout | None = None) -> list[FoundFile]:
     """Describe the files of a case and read them to their end, as a training does.
 
-    An image must have finite values and contrast, a label class numbers, and both one shape and place.
+    An image must have finite values and contrast, and a label class numbers. Both must have the same shape and place.
 
     Args:
         case: with ``image`` and ``label``, or one of them.
@@ -119,7 +119,7 @@ def read_case(
     Args:
         case: with ``image`` and ``label``, or one of them.
         class_names: of the label, background first, for labels whose files say which class is which.
-        num_channels: of the image; by default one a file of it.
+        num_channels: of the image; by default one for each of its files.
         plane: as of :class:`~medsaga.transforms.OrientSlicesd`.
 
     Returns:
@@ -141,7 +141,7 @@ def read_case(
         )
         label = turned.get("label")
         mappable = label is not None and _mappable(np.asarray(label))
-        # numbers beyond those of classes can be mapped to them, or count objects: then it is checked where they lie
+        # larger numbers can be mapped to classes, or count objects: then the label is checked without its values
         data = CheckCased(_ANY_CLASS, num_channels=channels)({**turned, "label": label > 0} if mappable else turned)
         data = {**data, "label": label} if mappable else data
         if data["image"].ndim == 4:
@@ -178,10 +178,10 @@ def cases_in(root: Path, images: Sequence[str], labels: bool = False) -> tuple[L
     Args:
         root: the folder.
         images: paths of all images and labels in it.
-        labels: all of them hold class numbers.
+        labels: whether all of them are labels with class numbers.
 
     Returns:
-        The layout, None where it is none that is known, and the cases.
+        The layout (None where it is not a known one) and the cases.
 
     Raises:
         FileNotFoundError, ValueError: a file that the layout asks for is missing, or its index cannot be read.

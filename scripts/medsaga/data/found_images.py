@@ -20,13 +20,14 @@ _BESIDE = (".json", ".csv", ".tsv", ".raw", ".zraw", ".bval", ".bvec")  # files 
 def find_images(folder: str | Path) -> list[dict[str, str]]:
     """Images of a folder and of the folders in it, in the order of their paths.
 
-    A file with a suffix of a volume or picture is an image, and each series of DICOM files in a folder is one, whatever
-    the files are called: ``FOLDER``; where it holds several, ``FOLDER/SERIES_INSTANCE_UID``, or a series' one file.
-    Hidden files and folders are passed over; files of other kinds, too, with a warning.
+    A file with a suffix of a volume or picture is an image. So is each series of DICOM files in a folder, whatever the
+    files are called. The path of a series is ``FOLDER``; where the folder holds several, it is
+    ``FOLDER/SERIES_INSTANCE_UID``, or the file itself of a series with one file. Hidden files and folders are skipped.
+    Files of other kinds are skipped with a warning.
 
     Returns:
         ``[{"image": path, "name": name}]``. The name is the path below ``folder`` without suffix, with ``_`` for ``/``;
-        of a series in ``folder`` itself it is that folder's.
+        a series in ``folder`` itself has the name of that folder.
 
     Raises:
         ValueError: two images that would have the same name.
@@ -35,7 +36,7 @@ def find_images(folder: str | Path) -> list[dict[str, str]]:
     passed_over: list[Path] = []
     images = list(walk_images(root, set(), passed_over))
     if not images and any(is_dicom(path) for path in passed_over if path.parent == root):
-        images = [root]  # reading it says what it holds in the place of images
+        images = [root]  # reading it says what it holds instead of images
     elif passed_over:
         logger.warning(
             f"{len(passed_over)} files in {root} are no images that are read and are passed over: "
@@ -47,10 +48,11 @@ def find_images(folder: str | Path) -> list[dict[str, str]]:
 
 
 def check_names(cases: Sequence[dict[str, str]]) -> None:
-    """Refuse cases of one name, whose outputs would overwrite one another.
+    """Refuse cases with the same name, because their outputs would overwrite one another.
 
     Args:
-        cases: with ``image`` and ``name``. Names that differ by case only are equal: on some disks they are.
+        cases: with ``image`` and ``name``. Names that differ only in upper and lower case count as equal, because on
+            some disks they are.
 
     Raises:
         ValueError: naming both files.
@@ -104,7 +106,7 @@ def walk_images(folder: Path, seen: set[Path], passed_over: list[Path]) -> Itera
         found = list_series(folder)
         passed_over += [] if found else others
         for series in found:
-            # an X-ray or a multi-frame volume among others is called as its file, which says more than a UID
+            # an X-ray or multi-frame volume among others has the name of its file, which says more than a UID
             alone = len(series.files) == 1 and series.path != folder
             yield series.files[0] if alone else series.path
         return

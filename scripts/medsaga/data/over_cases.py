@@ -1,4 +1,4 @@
-"""Something is done with each case of a data set, of many in several processes."""
+"""Call a function with each case of a data set, in several processes where there are many cases."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def over_cases(
     Args:
         job: the function; it, cases and results are pickled.
         cases: of a datalist.
-        what: is done, for the bar.
-        workers: processes; as many as cores and memory allow where it is None, none but this one for 0.
+        what: is done with a case, for the progress bar.
+        workers: number of processes. None takes as many as cores and memory allow, and 0 only this one.
 
     Returns:
         results in the order of the cases; a :class:`~medsaga.failures.Failure` for a case whose process was ended.
@@ -46,7 +46,7 @@ def over_cases(
 
 
 def _size(case: Mapping[str, Any]) -> int:
-    """Bytes of a case's files, those that are there; of a folder with slices all of its files."""
+    """Bytes of a case's files that exist; for a folder with slices, of all its files."""
     paths = [path for file in files_of(case) for path in (os.scandir(file) if os.path.isdir(file) else [file])]
     return sum(os.stat(path).st_size for path in paths if os.path.isfile(path))
 

@@ -15,7 +15,7 @@ __all__ = ["write_decathlon_phantoms"]
 def _phantom(shape: tuple[int, int, int], random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
     """One image (float32) and its label (uint8): a bent two-part body, 1 in front and 2 behind, in textured tissue."""
     unit = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij"))
-    # a smooth random deformation makes every case's anatomy its own
+    # a smooth random deformation gives every case its own anatomy
     shift = np.stack([gaussian_filter(random.standard_normal(shape), 6) for _ in range(3)])
     shift *= 0.12 / max(np.abs(shift).max(), 1e-6)
     x, y, z = unit + shift

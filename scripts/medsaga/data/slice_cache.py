@@ -1,4 +1,4 @@
-"""Preprocessed volumes on disk, from which a slice is one read."""
+"""Preprocessed volumes on disk, stored so that a slice takes one read."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def cache_cases(
         datalist: cases with the paths ``image`` and ``label``, or ``image`` alone.
         preprocessing: deterministic transforms from these paths to an image (C, H, W[, D]) with intensities in [0, 1]
             and a label (1, H, W[, D]) of class numbers, the slices along the last axis. Where cases have no label, it
-            must do without (:func:`~medsaga.data.for_unlabelled`).
+            must work without one (:func:`~medsaga.data.for_unlabelled`).
         num_classes: including background.
         cache_dir: folder of the cache, made if need be.
         num_workers: processes that preprocess, see :func:`~medsaga.data.cache_build.make_all`.
@@ -67,16 +67,17 @@ def prepare_cases(
     cache_dir: str | Path,
     num_workers: int = 0,
 ) -> tuple[list[CachedCase], list[Failure]]:
-    """Preprocess cases, some to keep their slices and some to know that they can be used, each once.
+    """Preprocess each case once: some to keep their slices, others only to know that they can be used.
 
-    A case is preprocessed again when the size or time of its files has changed. Its old entry goes then, unless a
-    running process needs it. Entries of other preprocessings stay, because another training may use them, as long as
-    there is room (:class:`~medsaga.data.cache_room.Room`); where there is none for cases of this call, their slices are
-    made when they are read. A build that was killed goes on where it was. Several processes may build at once.
+    A case is preprocessed again when the size or time of its files has changed. Its old entry is then removed, unless a
+    running process needs it. Entries of other preprocessings stay as long as there is room
+    (:class:`~medsaga.data.cache_room.Room`), because another training may use them. Where there is no room for cases of
+    this call, their slices are made when they are read. A build that was killed continues where it stopped. Several
+    processes may build at once.
 
     Args:
         cached: cases whose slices are kept.
-        checked: cases of which a record is kept that they can be used, and no slices.
+        checked: cases of which only a record is kept that they can be used, without slices.
         preprocessing: as for :func:`cache_cases`.
         num_classes: as there.
         cache_dir: as there.
@@ -94,7 +95,7 @@ def prepare_cases(
     named, failures = _named([*cached, *checked], made_by)
     kept = {named[i][0] for i in range(len(cached)) if i in named}
     run = Run(cache_dir)
-    run.uses(kept)  # before looking at what is there, so that it is there when it is read
+    run.uses(kept)  # before looking which entries exist, so that none is removed before it is read
     room, records = Room(cache_dir), Records(cache_dir, made_by)
     known = [name for name, _ in named.values() if room.has(name, slices=False)]
     records.read(known)

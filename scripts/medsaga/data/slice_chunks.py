@@ -48,10 +48,10 @@ class SliceChunks(SliceDataset):
         num_slices: N of few-shot training, of which N // D chunks are drawn; None takes all.
         class_names: as there.
         **options: as there; ``transform`` gets the slices of a chunk as channels, so it must treat all channels alike;
-            ``min_classes`` is of a chunk's slice that shows the most; ``plane`` is not ``all``.
+            ``min_classes`` applies to the slice of a chunk that shows the most classes; ``plane`` is not ``all``.
 
     Raises:
-        ValueError: as there; ``plane`` is ``all``; when a case has fewer slices than a chunk.
+        ValueError: as there; ``plane`` is ``all``; a case has fewer slices than a chunk.
     """
 
     def __init__(
@@ -99,8 +99,8 @@ class SliceChunks(SliceDataset):
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, torch.Tensor]:
         """
         Returns:
-            image (D, C, S, S) and label (D, 1, S, S). A batch of these is (B, D, C, S, S), which ``prepare_batch``
-            lays flat: (B D, C, S, S), each D slices neighbours.
+            image (D, C, S, S) and label (D, 1, S, S). A batch of these is (B, D, C, S, S). ``prepare_batch`` flattens
+            it to (B D, C, S, S), in which each D slices are neighbours.
         """
         data = super().__getitem__(item)
         return {key: data[key].unflatten(0, (self.depth, -1)) for key in ("image", "label")}

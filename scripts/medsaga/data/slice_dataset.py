@@ -28,16 +28,16 @@ _LISTED = 10  # files that a warning names
 
 
 class SliceDataset(Dataset):
-    """Slices of 2-D images and volumes, few of them drawn by seed, each one read from a disk cache.
+    """Slices of 2-D images and volumes, all or a few drawn by seed, each read from a disk cache.
 
-    Slices of which the label says nothing (255 in every pixel, :func:`~medsaga.reading.labels.unlabelled`) are none.
+    Slices without any labelled pixel (255 in every pixel, :func:`~medsaga.reading.labels.unlabelled`) are left out.
 
     An item is asked for by ``(epoch, index)`` (see :class:`~medsaga.data.EpochSampler`), which with the seed decides
     its augmentation, whatever worker or process draws it.
 
     With ``plane="all"`` an item is the slice itself or one that crosses it in another plane of the same volume, each
-    plane equally often. There only what lies in training slices is labelled, so what is learnt from is the same
-    voxels: those of ``num_slices`` slices are lines in the other planes.
+    plane equally often. In a crossing slice only voxels that lie in training slices are labelled, so the same voxels
+    are learnt from: each of the ``num_slices`` slices is a line in the other planes.
 
     Args:
         data: cases with the paths ``image`` and ``label``, MONAI Label's datalist; for pre-training ``image`` alone,
@@ -49,14 +49,14 @@ class SliceDataset(Dataset):
             ``plane``; its random parts are seeded here.
         num_slices: N of few-shot training, slices drawn at random from all cases; None takes all. The slices of a
             smaller N are among those of a larger one with the same seed. Where there are fewer, a warning says so.
-        min_classes: only slices that show at least as many classes besides background: 0 takes any slice, 1 those
+        min_classes: only slices that show at least this many classes besides background: 0 takes any slice, 1 those
             with foreground (as MedSAGa for ISLES), 5 as MedSAGa for AMOS.
         seed: of the draw and of the augmentation.
         num_workers: processes that preprocess cases not yet in the cache.
         class_names: of all classes, background first: warn of those that none of the slices shows, and of labels that
-            are all background. None does not look.
-        plane: of the slices, as :class:`~medsaga.transforms.OrientSlicesd` has it; with ``all`` they are those that
-            the volume was acquired in, and the others cross them (:func:`~medsaga.transforms.cuts`).
+            are all background. None skips this check.
+        plane: of the slices, as :class:`~medsaga.transforms.OrientSlicesd` has it; with ``all`` they are the acquired
+            slices, and slices of the other planes cross them (:func:`~medsaga.transforms.cuts`).
 
     Attributes:
         cases: the cached cases.
@@ -64,7 +64,7 @@ class SliceDataset(Dataset):
             in every process that loads.
         labelled: whether cases have labels.
         plane: as given.
-        shortages: what there is less of than asked for, a sentence each.
+        shortages: a sentence for each number that is smaller than the one asked for.
 
     Raises:
         ValueError: no case, no slice with ``min_classes``, or cases that cannot be used (with their files).
@@ -167,7 +167,7 @@ class SliceDataset(Dataset):
         return {key: value for key, value in data.items() if key != "plane"}
 
     def _across(self, cached: CachedCase, drawn: np.ndarray, draw: int) -> dict[str, Any] | None:
-        """A slice of another plane, labelled where it crosses those that are drawn; None where none can be used."""
+        """A slice of another plane, labelled where it crosses the drawn slices; None if no slice can be used."""
         positions = np.flatnonzero(_usable(cached, self._min_classes))
         if not len(positions):
             return None
@@ -179,7 +179,7 @@ class SliceDataset(Dataset):
         return data
 
     def _random_numbers(self, epoch: int, index: int, count: int) -> list[int]:
-        """Of an item: the same ones whatever else is drawn; the first seeds its augmentation."""
+        """Random numbers of an item, the same whatever else is drawn; the first seeds its augmentation."""
         return np.random.SeedSequence([self.seed, epoch, index]).generate_state(count).tolist()
 
     def _augmented(self, data: dict[str, Any], seed: int) -> Any:

@@ -74,7 +74,7 @@ def training_parts(
     """The cases of a training: those that a file names by patient, or the data set itself, else drawn by seed.
 
     Args:
-        datalist: as in :func:`split_by_patient`, and so the numbers and the seed. Where cases name their part of the
+        datalist: as in :func:`split_by_patient`, as are the numbers and the seed. Where cases name their part of the
             data set's own split (``split``: train, validation or test), it is kept: only the parts that it lacks are
             drawn, from its training patients.
         split: a run's ``split.json``, or any JSON file with the lists of patients ``train``, ``validation`` and
@@ -93,7 +93,7 @@ def training_parts(
         own = _own_split(datalist)
         if own is None:
             return split_by_patient(datalist, test, validation, train, seed)
-        # what the data set's own split says replaces the numbers; 0 patients draw none
+        # the data set's own split replaces the numbers; with 0 no patients are drawn
         asked = [0 if own[part] else number for part, number in (("test", test), ("validation", validation))]
         drawn = split_by_patient(own["train"], *asked, train, seed)
         return {part: own[part] if own[part] and part != "train" else drawn[part] for part in _PARTS}
@@ -118,15 +118,16 @@ def evaluation_parts(
         datalist: as in :func:`split_by_patient`.
         model_path: weights to evaluate.
         split: file of other patients to score, as in :func:`training_parts`. None takes the record's.
-        test, validation, train, seed: of the draw; they hold for a model without a record only, with a warning.
+        test, validation, train, seed: of the draw; they are used only for a model without a record, with a warning.
 
     Returns:
-        {"train": cases, "validation": cases, "test": cases}. Of the first two, those that are in the datalist.
+        {"train": cases, "validation": cases, "test": cases}. The first two are empty, unless the split is drawn because
+        the model has no record.
 
     Raises:
         FileNotFoundError: no such model or file.
-        ValueError: no test patient, test patients that are not in the datalist, or some that the model has learnt
-            from, or by which its epoch was chosen.
+        ValueError: no test patient, test patients that are not in the datalist, or test patients that the model has
+            learnt from or by which its epoch was chosen.
     """
     record = read_record(model_path)
     if record is None:
@@ -197,7 +198,7 @@ def _read_split(path: str | Path) -> dict[str, list[str]]:
 
 
 def kept_out(split: str | Path | None) -> set[str]:
-    """Patients that a file of a split names as ``kept_out``: of no part, and not to learn from in any other way either.
+    """Patients that a split file names as ``kept_out``: they are in no part and must not be learnt from otherwise.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`training_parts`.

@@ -32,18 +32,18 @@ def training_record(
         dataset: the training slices.
         class_names: of all classes, background first.
         seed: of the run.
-        weights: what the network starts from. Where it is a file of weights with a record, what they have learnt from
-            counts as learnt.
+        weights: what the network starts from. Where it is a file of weights with a record, the patients that they have
+            learnt from count as learnt.
         unlabelled: cases whose images are learnt from without their labels.
 
     Returns:
         plain values: the patients by name as ``train``, ``validation``, ``test``, ``unlabelled`` (where there are any)
         and ``learnt_before``; ``plane``, where it is ``all``; ``slices``, for each case {"patient", "case", "slices"},
-        with ``plane`` where slices of several are taken; ``class_names``, ``unseen_classes`` (that no training slice
-        shows), ``empty_labels`` (cases whose label is all background), ``labelled``, ``seed`` and ``warnings``.
+        with ``plane`` where slices of several planes are taken; ``class_names``, ``unseen_classes`` (that no training
+        slice shows), ``empty_labels`` (cases whose label is all background), ``labelled``, ``seed`` and ``warnings``.
 
     Raises:
-        ValueError: the weights have learnt from patients to validate with.
+        ValueError: the weights have learnt from validation patients.
     """
     record: dict[str, Any] = {
         "train": _patients(train),
@@ -75,7 +75,7 @@ def training_record(
 def add_test_patients(record: dict[str, Any], test: Sequence[dict]) -> None:
     """Write into a record which patients are kept for the test.
 
-    A step of its own, because MONAI Label trains without a data folder, so without a split.
+    This is a separate step, because MONAI Label trains without a data folder, so without a split.
 
     Raises:
         ValueError: the weights that the training starts from have learnt from some of them.
@@ -101,7 +101,7 @@ def _refuse_learnt(record: dict[str, Any], part: str) -> None:
 
 
 def record_notes(model_path: str | Path) -> list[str]:
-    """What a reader of the model's scores has to know of its training, a sentence each, without names of patients.
+    """What a reader of the model's scores has to know about its training: sentences without names of patients.
 
     Args:
         model_path: weights that are scored.

@@ -16,8 +16,8 @@ __all__ = ["for_unlabelled", "unlabelled_datalist"]
 def unlabelled_datalist(dataset_dir: str | Path, sequences: Sequence[str] | None = None) -> Datalist:
     """Every image in a folder and the folders in it, ``[{"image": path}]``: volumes, pictures and DICOM series.
 
-    What counts as one is what :func:`~medsaga.data.found_images.find_images` says. Label maps cannot be told from
-    images: name a folder without them, such as ``imagesTr``.
+    :func:`~medsaga.data.found_images.find_images` defines what counts as an image. Label maps cannot be distinguished
+    from images, so name a folder without them, such as ``imagesTr``.
 
     Args:
         dataset_dir: the folder.
@@ -34,7 +34,7 @@ def unlabelled_datalist(dataset_dir: str | Path, sequences: Sequence[str] | None
 
 
 def for_unlabelled(transforms: Compose) -> Compose:
-    """A copy of dictionary transforms of image and label that takes cases without a label, too.
+    """A copy of dictionary transforms of image and label that also accepts cases without a label.
 
     Args:
         transforms: a bundle's preprocessing or augmentation.

@@ -1,4 +1,4 @@
-"""Archives are unpacked: nothing of them gets outside of the folder, and no links."""
+"""Unpack archives; nothing is written outside of the folder, and no links are made."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
     Args:
         archive: tar, compressed or not, or zip.
-        folder: is there, and gets its content.
+        folder: an existing folder, which gets the archive's content.
 
     Raises:
         ValueError: it is damaged, or holds a link, a device, or a path that leads outside of the folder.
@@ -46,12 +46,12 @@ def _untar(archive: Path, folder: Path) -> None:
         for member in tar:
             _check_path(archive, member.name)
             if member.isdir():
-                continue  # made with the files in it, by the rights of this process
+                continue  # folders are made with the files in them, with the rights of this process
             if not member.isreg():
                 raise ValueError(f"{archive} holds {member.name!r}, which is a link or a device: it is not unpacked")
             with tar.extractfile(member) as source:
                 _write(source, folder / member.name, member.size, archive)
-        # tarfile takes an archive that was cut off between two files for a whole one
+        # tarfile accepts an archive that was cut off between two files as a whole one
         tar.fileobj.seek(tar.offset)
         if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise ValueError(f"{archive} is damaged: it ends before the archive does")

@@ -1,4 +1,4 @@
-"""Training patches of volumes, for 3-D networks, that learn from the same labelled slices as 2-D ones."""
+"""Training patches of volumes, for 3-D networks that learn from the same labelled slices as 2-D networks."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class VolumePatches(SliceDataset):
     """Parts of volumes around training slices, of as many slices as a patch of a 3-D network.
 
     There are as many items as training slices, and item i shows slice i at a random height, so an epoch has as many
-    steps as with :class:`~medsaga.data.SliceDataset`, from the same labels: slices that ``num_slices`` does not draw
-    are there as images, and in the label they are 255, not labelled. Rows and columns are whole: ``transform`` pads and
-    crops them.
+    steps as with :class:`~medsaga.data.SliceDataset`, and the same labels are used. Slices that ``num_slices`` does not
+    draw are part of the image, but are 255 (not labelled) in the label. Rows and columns are complete: ``transform``
+    pads and crops them.
 
     Args:
         *args: as of :class:`~medsaga.data.SliceDataset`.

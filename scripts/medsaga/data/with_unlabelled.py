@@ -26,10 +26,10 @@ def unlabelled_pool(
     sequences: Sequence[str] | None = None,
     split: str | Path | None = None,
 ) -> Datalist:
-    """Images to learn from without their labels: none of a patient that is validated or tested with, or kept out.
+    """Images to learn from without their labels, none of them from a validation, test or kept-out patient.
 
     Args:
-        datalist: of the bundle; its patients that are in no part, and those of the training, are taken.
+        datalist: of the bundle; its training patients and those that are in no part are taken.
         parts: the cases of training, validation and test.
         images_dir: a folder with more images; None for none.
         sequences: as of :func:`~medsaga.data.images_datalist`.
@@ -52,9 +52,9 @@ def unlabelled_pool(
 
 
 class WithUnlabelled(Dataset):
-    """A training's slices, and with each of them one without a label, another one in each epoch.
+    """A training's slices, each with a slice without a label, which is another one in each epoch.
 
-    Which one depends on seed, epoch and index alone, as its augmentation does.
+    The choice of this slice and its augmentation depend on seed, epoch and index alone.
 
     Args:
         labelled: slices of the training.

@@ -1,4 +1,4 @@
-"""Inference and evaluation in which a case that fails is listed, and all others are done."""
+"""Inference and evaluation that list a failed case and process all others."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ logger = logging.getLogger(__name__)
 class CaseEvaluator(SupervisedEvaluator):
     """MONAI's evaluator for cases of :class:`~medsaga.data.Cases`: those that fail do not end the run.
 
-    A case fails when it cannot be read, segmented, post-processed or saved. Handlers see an empty output of it, metrics
-    do not see it. A full disk ends the run at once, because no further mask could be saved.
+    A case fails when it cannot be read, segmented, post-processed or saved. Handlers get an empty output for it;
+    metrics do not include it. A full disk ends the run at once, because no further mask could be saved.
 
     Args:
-        args, kwargs: of ``SupervisedEvaluator``. The data loader has batches of one case, so that an error is that
-            case's.
+        args, kwargs: of ``SupervisedEvaluator``. The data loader must have batches of one case, so that an error
+            belongs to that case.
         errors: CSV of the cases that failed, with the columns ``file`` and ``cause``; not there if all went well.
 
     Raises:
@@ -72,13 +72,13 @@ class CaseEvaluator(SupervisedEvaluator):
                 if nothing_can_be_written(err):
                     raise
                 failure = failure_of(err, files, "cannot be segmented")
-            # outside of the handling of the error, which holds the tensors
+            # outside of the error handling, which keeps the tensors alive
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         logger.warning(f"Failed: {failure}")
         self.failures.append(failure)
         if len(self.failures) == self.state.epoch_length:
-            self.terminate()  # without the end of the epoch: metrics of nothing cannot be computed
+            self.terminate()  # skips the end of the epoch, because metrics of no case cannot be computed
         return []
 
     def _register_metrics(self, k_metric: dict[str, Metric], add_metrics: dict[str, Metric] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Training on prompts that correct the network: clicks where it errs, about one class."""
+"""Training on prompts that correct the network: clicks where it is wrong about one class."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class PrepareCorrectedBatch(PrepareBatch):
     """``prepare_batch`` of a MONAI trainer that gives some batches the prompts of an annotator who corrects.
 
     Each slice of such a batch gets prompts about one class that it shows, drawn at random: first a box with jitter, or
-    a click at random inside; then, one after another, clicks drawn from where the network, prompted by those before,
-    errs about that class, positive where it has missed it and negative where it has drawn it. With each of these goes
-    the mask that it corrects. A slice that shows no object gets clicks where the network draws one. How many clicks
-    there are is drawn for each batch.
+    a click at random inside; then clicks, one after another. Each is drawn from the pixels where the network, given the
+    earlier prompts, is wrong about that class: positive where it has missed the class, negative where it has drawn it
+    by mistake. The mask that a click corrects is given with it. A slice that shows no object gets clicks where the
+    network draws one. The number of clicks is drawn for each batch.
 
-    The target is that class against all else, 1 and 0 (255 where it is not labelled), and so are the network's logits
-    by :class:`OneClassInferer`: a prompt about one class says nothing of the others.
+    The target is that class against all else, 1 and 0 (255 where it is not labelled), because a prompt about one class
+    says nothing about the others. :class:`OneClassInferer` reduces the network's logits in the same way.
 
     Random numbers come from torch's global generator, which :class:`~medsaga.handlers.TrainingState` seeds by epoch,
     so that a resumed run draws the same.
@@ -37,7 +37,7 @@ class PrepareCorrectedBatch(PrepareBatch):
         network: the network in training, not its wrapper of ``DistributedDataParallel``. Its predictions take a
             forward pass of the encoder and one of the decoder for each click, without gradients.
         probability: share of the batches with prompts. The others train automatic segmentation.
-        max_clicks: at most as many clicks, the first one included.
+        max_clicks: largest number of clicks, including the first one.
 
     Raises:
         ValueError: the probability is not from 0 to 1, or ``max_clicks`` is below 1.
@@ -86,9 +86,9 @@ class PrepareCorrectedBatch(PrepareBatch):
     def _prompts(
         self, image: torch.Tensor, target: torch.Tensor, labelled: torch.Tensor, classes: torch.Tensor
     ) -> dict[str, Any]:
-        """What an annotator gives one after another, who sees each time what the network makes of it."""
+        """Prompts as an annotator gives them one after another, seeing the network's answer after each."""
         boxes = points = None
-        corrections = int(torch.randint(self.max_clicks, ()))  # a box, too, may be alone
+        corrections = int(torch.randint(self.max_clicks, ()))  # may be 0: then the box or click is the only prompt
         if float(torch.rand(())) < 0.5:
             boxes = torch.stack([_box_of(mask) for mask in target]).to(image.device)
         else:
@@ -101,7 +101,7 @@ class PrepareCorrectedBatch(PrepareBatch):
             masks = mask_prompt(logits.argmax(dim=1) == classes.view(-1, 1, 1).to(image.device))
             logits = F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)
             predicted = logits.argmax(dim=1).cpu() == classes.view(-1, 1, 1)
-            points = _with_clicks(points, target, predicted & labelled)  # nobody knows what is wrong elsewhere
+            points = _with_clicks(points, target, predicted & labelled)  # errors in unlabelled pixels are unknown
         prompts: dict[str, Any] = {} if masks is None else {"masks": masks}
         if points is not None:
             prompts["points"] = (points[0].to(image.device), points[1].to(image.device))
@@ -111,9 +111,9 @@ class PrepareCorrectedBatch(PrepareBatch):
 
 
 class OneClassInferer(Inferer):
-    """Inferer of a MONAI trainer for :class:`PrepareCorrectedBatch`: of a prompted batch, all else and the class.
+    """Inferer of a MONAI trainer for :class:`PrepareCorrectedBatch`: for prompts, the logits of the rest and the class.
 
-    Their softmax is that over all classes, in which all but the one have been summed up.
+    The softmax of these two logits is the softmax over all classes, with all classes but the one summed up.
     """
 
     def __call__(

@@ -1,4 +1,4 @@
-"""Training on images without labels: the average of the weights says what they show, where it is sure."""
+"""Training on images without labels: the network with averaged weights labels the pixels that it is sure of."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ __all__ = ["PreparePseudoLabels", "pseudo_labels"]
 class PreparePseudoLabels(PrepareBatch):
     """``prepare_batch`` of a MONAI trainer that adds slices without labels to a batch, with pseudo labels.
 
-    A teacher, the moving average of the network's weights, segments each of them as it is weakly augmented; the network
-    learns to give the same for the slice strongly augmented (consistency). Pixels of which the teacher is not sure are
-    not learnt from (:func:`pseudo_labels`). Half of the batches have a rectangle of each slice replaced by another's,
-    with its pseudo labels (CutMix). At first the teacher knows nothing: with a probability that rises from near 0 to 1
-    over ``rampup`` iterations a batch has such slices at all.
+    A teacher, the moving average of the network's weights, segments the weakly augmented slice; the network learns to
+    give the same result for the strongly augmented slice (consistency). Pixels of which the teacher is not sure are not
+    learnt from (:func:`pseudo_labels`). In half of the batches a rectangle of each slice is replaced by that of another
+    slice, with its pseudo labels (CutMix). At first the teacher knows nothing, so a batch gets slices without labels
+    with a probability that rises from near 0 to 1 over ``rampup`` iterations.
 
-    A batch with prompts is left as it is: they are about one class.
+    A batch with prompts is not changed, because its prompts are about one class.
 
     Args:
         prepare: of the labelled slices, such as :class:`~medsaga.engines.PrepareCorrectedBatch`.
         average: of the weights; its network is the teacher.
-        rampup: iterations.
+        rampup: number of iterations.
         threshold: probability from which the teacher counts as sure.
         cutmix: share of the batches with CutMix.
-        unlabelled: slices without labels for each labelled one, at most 1. Half as many take half as much memory more.
+        unlabelled: slices without labels for each labelled one, at most 1. 0.5 takes half as much additional memory.
 
     Raises:
         ValueError: a threshold or share that is not from 0 to 1, or no average is kept.
@@ -74,8 +74,8 @@ class PreparePseudoLabels(PrepareBatch):
     ) -> tuple[torch.Tensor, torch.Tensor, tuple, dict[str, Any]]:
         """
         Args:
-            batchdata: ``image`` (B, C, S, S) and ``label`` (B, 1, S, S), and without labels ``unlabelled``, strongly
-                augmented, and ``weak``, the same (U, C, S, S).
+            batchdata: ``image`` (B, C, S, S) and ``label`` (B, 1, S, S); slices without labels, strongly augmented as
+                ``unlabelled`` and weakly as ``weak`` (U, C, S, S).
 
         Returns:
             as ``prepare``; of a batch without prompts image (B + U, C, S, S) and label, 255 where nobody is sure.
@@ -101,10 +101,10 @@ class PreparePseudoLabels(PrepareBatch):
 
 
 def pseudo_labels(logits: torch.Tensor, threshold: float) -> torch.Tensor:
-    """The most probable class of each pixel, and 255 where it is not sure.
+    """The most probable class of each pixel, or 255 where the teacher is not sure.
 
-    Sure is a pixel whose probability reaches the threshold, or, of a class that seldom does, is at least the median
-    over the pixels with this class: so that rare and difficult classes are learnt from, too.
+    A pixel is sure if its probability reaches the threshold, or the median over the pixels with its class where this is
+    lower. So rare and difficult classes are learnt from, too.
 
     Args:
         logits: (B, k, H, W).
@@ -120,7 +120,7 @@ def pseudo_labels(logits: torch.Tensor, threshold: float) -> torch.Tensor:
 
 
 def _cutmix(images: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Replace a rectangle, of a tenth to a half of the area, by that of the next item."""
+    """Replace a rectangle, of a tenth to a half of the area, by that of the item before."""
     size = images.shape[-1]
     sides = [max(1, int(size * math.sqrt(0.1 + 0.4 * float(torch.rand(()))))) for _ in range(2)]
     row, column = (int(torch.randint(size - side + 1, ())) for side in sides)

@@ -37,7 +37,7 @@ def main(words: list[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     try:
         _run(arguments)
-    except Exception as err:  # MONAI wraps what goes wrong in a config in several of its own
+    except Exception as err:  # MONAI wraps an error in a config in several of its own exceptions
         cause = root_cause(err)
         sys.exit(f"{type(cause).__name__}: {cause}")
 

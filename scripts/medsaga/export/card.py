@@ -1,4 +1,4 @@
-"""What is said of trained weights when they are handed on: measured scores, patients by number, versions."""
+"""Texts that accompany published weights: measured scores, numbers of patients, versions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def eval_metrics(scores: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 
 def training_sentence(model: Path) -> str:
-    """What the record in trained weights says, without a name."""
+    """A sentence on the training record in the weights, without names of patients."""
     record = read_record(model)
     if record is None:
         return "The weights have no record of their training: on how many patients it was is not known."
@@ -62,7 +62,7 @@ def new_version(metadata: dict[str, Any], version: str | None, changes: str | No
     """``version`` and ``changelog`` of ``metadata.json`` with an entry more.
 
     Raises:
-        ValueError: one without the other; a version that is no three numbers, or not above the one that is there.
+        ValueError: one is given without the other; a version that is not three numbers, or not above the present one.
     """
     old, changelog = metadata["version"], metadata["changelog"]
     if version is None and changes is None:
@@ -104,7 +104,7 @@ def installed_versions(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def card(readme: str, name: str, metadata: dict[str, Any], scores: dict[str, dict[str, Any]], training: str) -> str:
-    """The model card: the bundle's README, and how to use these weights, what they score and what has changed.
+    """The model card: the bundle's README, and how to use these weights, their scores and what has changed.
 
     Args:
         readme: without what belongs to this machine.

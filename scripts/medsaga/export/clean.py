@@ -1,4 +1,4 @@
-"""A bundle's texts and configs without what belongs to the machine and the patients that it was made with."""
+"""Remove data of the machine and the patients from a bundle's texts and configs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def clean_config(config: dict[str, Any], dataset_dir: str, name: str) -> dict[st
     Args:
         config: content of a file of ``configs/``.
         dataset_dir: the training's folder of data, where it is such a path.
-        name: of the bundle: its data are looked for in ``data/name``, unless they are named.
+        name: of the bundle: its data are expected in ``data/name``, unless a folder is given.
 
     Returns:
         a copy. Weights that the training started from are those of the bundle instead.

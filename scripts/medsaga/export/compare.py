@@ -49,7 +49,7 @@ def differences(network: SamSegmenter, exported: ExportedSegmenter, seed: int = 
 def seconds_in_turns(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
     """Median seconds of each call. They take turns, so that other work on the machine slows all alike.
 
-    One call of each comes before and does not count: it compiles, and fills torch's caches.
+    The first call of each is not measured, because it compiles and fills torch's caches.
     """
     for call in calls:
         call()

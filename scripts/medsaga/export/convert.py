@@ -26,7 +26,8 @@ DESCRIPTION = "network.json"
 def import_openvino() -> ModuleType:
     """OpenVINO, which only exported networks need, without its telemetry.
 
-    It would tell Google Analytics of its import and of each operation that it converts, each by a fork of this process.
+    The telemetry would report the import and each converted operation to Google Analytics, each time by a fork of this
+    process.
 
     Raises:
         RuntimeError: when it is not installed, with what to install.
@@ -64,7 +65,7 @@ def export_network(network: SamSegmenter, folder: str | Path, head: str = "class
     network = portable(network)
     size = network.image_size
     image = torch.zeros(2, network.channel_counts[-1], size, size)
-    # of other numbers of images and boxes than 1, so that no part takes 1 for granted
+    # with numbers of images and boxes other than 1, so that no traced part depends on 1
     with torch.no_grad():
         embedding = network.encode(image)
     boxes = torch.tensor([[0.0, 0.0, size / 2, size / 2]]).repeat(3, 1)
@@ -79,9 +80,9 @@ def export_network(network: SamSegmenter, folder: str | Path, head: str = "class
     try:
         for file, (part, example) in parts.items():
             with warnings.catch_warnings(), torch.no_grad():
-                # the tracer's, about checks of shapes that hold for all inputs
+                # the tracer warns about checks of shapes that hold for all inputs
                 warnings.simplefilter("ignore", torch.jit.TracerWarning)
-                # OpenVINO would trace it too, three times for a check that the tests make by the results
+                # OpenVINO would trace it, too: three times, for a check that the tests do on the results
                 traced = torch.jit.trace(part.eval(), example, check_trace=False)
                 converted = openvino.convert_model(traced, example_input=example)
             openvino.save_model(converted, writing / file, compress_to_fp16=False)

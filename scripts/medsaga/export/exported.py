@@ -22,10 +22,10 @@ class ExportedSegmenter:
 
     It stands in for a :class:`~medsaga.networks.SamSegmenter` in ``eval()`` in all inferers of this project:
     ``SliceBatchInferer``, ``BoxInferer``, and ``PromptedSlices`` with boxes. Points and training need the network
-    itself. Each part is compiled when it is first used. For one thread at a time.
+    itself. Each part is compiled when it is first used. Use it from one thread at a time.
 
     Args:
-        folder: what was exported.
+        folder: with the exported network.
         precision: ``fp32``; or ``bf16``, for CPUs with AMX: results differ as those of PyTorch's bf16 do.
         threads: of OpenVINO; None for as many as torch has.
 
@@ -47,9 +47,9 @@ class ExportedSegmenter:
         self.num_classes: int = description["num_classes"]
         self.in_channels: int = description.get("in_channels", 3)  # earlier exports do not say
         self.head: str = description["head"]
-        self.pixel_mean = torch.zeros(3, 1, 1)  # the encoder file normalises itself; inferers ask this for the device
+        self.pixel_mean = torch.zeros(3, 1, 1)  # the encoder file normalises by itself; inferers read the device here
         self._options = {
-            # without it OpenVINO takes bf16 by itself where the CPU has it
+            # without this hint OpenVINO uses bf16 by default where the CPU supports it
             "INFERENCE_PRECISION_HINT": RUN_PRECISIONS[precision],
             "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
@@ -79,7 +79,7 @@ class ExportedSegmenter:
         if image.ndim != 4 or image.shape[1] not in channels or image.shape[2:] != (size, size):
             wanted = " or ".join(map(str, channels))
             raise ValueError(f"image has shape {tuple(image.shape)}: it must be (B, {wanted}, {size}, {size})")
-        # one at a time: a batch takes no less time an image, and memory in proportion
+        # one at a time: a batch saves no time per image, and its memory grows in proportion
         return torch.cat([_run(self._encoder, item) for item in image.expand(-1, self.in_channels, -1, -1).split(1)])
 
     def decode(
@@ -132,11 +132,11 @@ class ExportedSegmenter:
 
 @cache
 def openvino_core() -> Any:
-    """OpenVINO's core, one for the process.
+    """OpenVINO's core, one for the whole process.
 
-    OpenVINO 2026.4 gives the main thread a stack for signals with each core, and takes that of the core before when one
-    goes: after several have gone it is memory that is free, and the next signal that Python handles, such as the end
-    of a child process, ends the process.
+    With each core, OpenVINO 2026.4 gives the main thread a new stack for signals. When a core is deleted, it restores
+    the stack of the core before. After several deletions this stack is freed memory, and the next signal that Python
+    handles, such as the end of a child process, ends the process.
     """
     return import_openvino().Core()
 

@@ -38,9 +38,9 @@ def write_torchscript(network: SamSegmenter, path: Path, channels: int, metadata
         ValueError: the network is of another precision.
     """
     module = AutomaticSegmenter(portable(network))
-    # of two images, so that no part takes 1 for granted
+    # with two images, so that no traced part depends on 1
     with warnings.catch_warnings(), torch.no_grad():
-        # the tracer's, about checks of shapes that hold for all inputs, and that there is a successor to it
+        # the tracer warns about checks of shapes that hold for all inputs, and that it has a successor
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(module, example_image(channels, network.image_size, 2), check_trace=False)
         save_net_with_metadata(traced, str(path), meta_values=metadata)
@@ -51,7 +51,7 @@ def write_onnx(network: SamSegmenter, path: Path, channels: int) -> None:
 
     Args:
         network: in ``precision="fp32"``.
-        path: of the file; more than 2 GB of weights lie beside it.
+        path: of the file; weights of more than 2 GB are stored beside it.
         channels: of its images.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A network made of operators that other runtimes know, on any device, without this package."""
+"""A network of operators that other runtimes support, on any device, without this package."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["AutomaticSegmenter", "portable"]
 
 
 class _PortableAttention(nn.Module):
-    """The form for GPUs on any device; what depends on the size alone is kept, so no device is written into a trace."""
+    """The form for GPUs, on any device; tensors that depend on size alone are stored, so no device is in a trace."""
 
     def __init__(self, attention: RelPosAttention) -> None:
         super().__init__()

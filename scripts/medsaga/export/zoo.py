@@ -1,4 +1,4 @@
-"""A trained bundle as a zip file, as MONAI's model zoo has them."""
+"""Export a trained bundle as a zip file, as in MONAI's model zoo."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["FORMS", "PLACEHOLDER", "export_bundle"]
 logger = logging.getLogger(__name__)
 
 _CONFIGS = ("train", "inference", "evaluate", "multi_gpu_train")
-_LEFT_OUT = ("metadata", "split")  # written anew; names patients
+_LEFT_OUT = ("metadata", "split")  # the first is written anew; the second names patients
 _DOCS = ("README.md", "data_license.txt")
 _LARGE = 25_000_000  # bytes; the zoo's repository takes no larger files
 PLACEHOLDER = "FILL-IN/"  # of addresses that the publisher has not given
@@ -46,9 +46,9 @@ def export_bundle(
 ) -> list[str]:
     """Write a trained bundle as a zip file that runs with the package ``medsaga`` alone.
 
-    It holds configs, docs, licence, weights (``models/model.pt``), TorchScript and ONNX. No path of this machine and no
-    name of a patient is in it: the record of the training, by which evaluation refuses patients that were learnt from,
-    stays here.
+    It holds configs, docs, licence, weights (``models/model.pt``), TorchScript and ONNX. It has no path of this machine
+    and no name of a patient. Therefore the training record, by which evaluation refuses patients that were learnt from,
+    is not included.
 
     Args:
         bundle: its folder, with ``models/model.pt``. It is not changed.
@@ -59,7 +59,7 @@ def export_bundle(
         forms: of :data:`FORMS`, those to write beside the weights.
 
     Returns:
-        what the publisher has to know, a sentence each.
+        notes for the publisher, a sentence each.
 
     Raises:
         FileNotFoundError: a file that a bundle must have is missing.

@@ -1,4 +1,4 @@
-"""A training that has left the numbers is stopped, before anything of it is saved."""
+"""Stop a training whose loss or weights are not finite, before they are saved."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _ADVICE = (
 
 
 def check_loss(engine: Engine, kept: str) -> None:
-    """Raise where the iteration's loss is NaN or infinite, on all processes if it is so on one.
+    """Raise if the iteration's loss is NaN or infinite; if it is so on one process, raise on all.
 
     Only the loss counts: a step that a GradScaler skips because gradients overflow is normal.
 
     Args:
-        engine: trainer, after an iteration (progress and TensorBoard read the loss there, too: a GPU waits once).
+        engine: trainer, after an iteration. Progress and TensorBoard read the loss then, too, so a GPU waits only once.
         kept: what is still good, for the message.
 
     Raises:
@@ -41,7 +41,7 @@ def check_loss(engine: Engine, kept: str) -> None:
 
 
 def check_weights(engine: Engine, state: Mapping[str, Any], kept: str) -> None:
-    """Raise where a weight is NaN or infinite, on all processes if it is so on one.
+    """Raise if a weight is NaN or infinite; if it is so on one process, raise on all.
 
     Args:
         engine: trainer.
@@ -72,7 +72,7 @@ def _tensors(state: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _on_any_process(flag: bool, device: torch.device) -> bool:
-    """Whether it is so on one process: all have to stop, or the others wait for it in their next step."""
+    """Whether the flag is set on any process: all have to stop, or the others would wait for it in their next step."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return flag
     shared = torch.tensor(float(flag), device=device)

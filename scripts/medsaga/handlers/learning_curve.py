@@ -1,4 +1,4 @@
-"""What the trainings of one folder say about how many more labels are needed."""
+"""A learning curve from the trainings of one folder: what more labels would bring."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ Point = dict[str, Any]
 def add_to_curve(
     folder: Path, record: Mapping[str, Any], settings: Mapping[str, Any], scores: Sequence[Sequence[float]]
 ) -> list[str]:
-    """Add a training to the learning curve of its folder, draw the curve, and say what it says.
+    """Add a training to the learning curve of its folder, draw the curve, and describe it in sentences.
 
-    Points of one curve have the same validation patients, classes and settings but for the seed, the number of
-    patients, slices and epochs. A training with the same numbers and seed takes the place of the former.
+    Points of one curve have the same validation patients, classes and settings, except for the seed and the numbers of
+    patients, slices and epochs. A training replaces an earlier one with the same numbers and seed.
 
     Args:
         folder: of the run: gets ``learning_curve.json`` and, from two numbers of labels on, ``learning_curve.png``.
         record: of the training, see :func:`~medsaga.data.training_record`.
         settings: of the run.
-        scores: Dice of the served weights on the validation cases, a row a case, a value a class without background;
-            NaN where a label does not show the class.
+        scores: Dice of the served weights on the validation cases, one row for each case and one value for each class
+            without background; NaN where a label does not show the class.
 
     Returns:
         Sentences without names of patients.
@@ -64,7 +64,7 @@ def add_to_curve(
 def _read(path: Path) -> list[Point]:
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError):  # of no use any more, and no reason to lose a training
+    except (OSError, ValueError):  # an unreadable file is discarded; a training must not fail because of it
         return []
 
 

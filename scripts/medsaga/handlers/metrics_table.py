@@ -34,8 +34,8 @@ class MetricsTable:
 
     Writes ``metrics.csv`` (a line for each case and class), ``metrics.json`` (mean, standard deviation and number of
     values by class, and over classes) and ``metrics.md`` (the table that is printed). A measure without a value (see
-    :func:`medsaga.metrics.segmentation_metrics`) is left out of the means; in how many cases a class was missed
-    altogether or drawn where there is none is in the table.
+    :func:`medsaga.metrics.segmentation_metrics`) is left out of the means. The table also has the number of cases in
+    which a class was missed completely, or drawn where there is none.
 
     Args:
         output_dir: folder of the three files.
@@ -79,7 +79,7 @@ class MetricsTable:
         self.logger.info(f"{len(self.rows) // (len(self.class_names) - 1)} cases, in {self.output_dir}:\n{table}")
 
     def summary(self) -> dict[str, dict]:
-        """{class or "mean": {measure: {"mean", "std", "n"}}}; for "mean", of each case's mean over its classes."""
+        """{class or "mean": {measure: {"mean", "std", "n"}}}; "mean" summarises each case's mean over its classes."""
         groups = {name: [row for row in self.rows if row["class"] == name] for name in self.class_names[1:]}
         result: dict[str, dict] = {}
         for name, rows in groups.items():
@@ -103,7 +103,7 @@ class MetricsTable:
                 digits = 3 if measure.endswith("dice") else 2
                 cells.append("–" if mean is None else f"{mean:.{digits}f} ± {std:.{digits}f}")
             lines.append(f"| {name} | {' | '.join(cells)} | {measures['missed_or_invented']} |")
-        # a blank line, or Markdown takes it for a row of the table
+        # with a blank line, because Markdown would take the note for a row of the table
         lines += [line for note in self.notes for line in ("", note)]
         return "\n".join(lines) + "\n"
 

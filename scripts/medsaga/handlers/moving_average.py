@@ -15,15 +15,15 @@ class MovingAverage:
     """Handler of a MONAI trainer that keeps an exponential moving average of the trained weights, or none.
 
     After each iteration the average moves towards the network's weights by ``momentum``, or by 9 / (10 + t) in
-    iteration t where that is more, so that after a few iterations it is not still the weights of the start. It takes
-    the memory of the trained weights once more, in float32 also where the network's are of fewer bits, in which a small
-    step would be lost. What is not trained is the network's own: Ignite's ``EMAHandler`` averages that, too, and so
-    changes its last bits.
+    iteration t where that is larger, so that the initial weights lose their influence after a few iterations. The
+    average takes memory for a second copy of the trained weights, in float32 even if the network's weights have fewer
+    bits, in which a small step would be lost. Untrained weights are shared with the network: Ignite's ``EMAHandler``
+    averages those, too, and so changes their last bits.
 
     Args:
         network: in training; of ``DistributedDataParallel`` the network inside. Every process keeps the same average.
-        momentum: share of the newest weights, above 0 and below 1: 0.01 averages over about the last 100 iterations, of
-            fewer than 900 over about the last ninth. None keeps no average.
+        momentum: share of the newest weights, above 0 and below 1: 0.01 averages over about the last 100 iterations;
+            before iteration 900, over about the last ninth of them. None keeps no average.
 
     Attributes:
         network: what to validate and to save: the average, in ``eval()``; the network itself where there is none.
@@ -61,7 +61,7 @@ class MovingAverage:
 
     def _start(self, engine: Engine) -> None:
         self.iteration = engine.state.iteration
-        if self.iteration == 0:  # with weights that were loaded meanwhile
+        if self.iteration == 0:  # start from the current weights, which may have been loaded meanwhile
             self._move(1.0)
 
     def _update(self, engine: Engine) -> None:

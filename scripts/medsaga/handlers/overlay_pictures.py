@@ -28,7 +28,7 @@ def draw_overlay(
         image: (H, W) or (H, W, D) grey, or (H, W, 3).
         masks: title → class numbers (H, W) or (H, W, D).
         class_names: of all classes, background first.
-        num_slices: at most so many slices, spread evenly over those where a mask has a class.
+        num_slices: largest number of slices, spread evenly over those where a mask has a class.
         path: PNG to write.
     """
     volume = next(iter(masks.values())).ndim == 3
@@ -41,7 +41,7 @@ def draw_overlay(
     else:
         names, slices_of = [""], lambda array: [array]
     colours = ListedColormap([_COLOURS[i % len(_COLOURS)] for i in range(len(class_names) - 1)])
-    # a column is one picture, which takes a fraction of the time of a panel for each slice
+    # draw a column as one picture, which is much faster than a panel for each slice
     gap = max(1, image.shape[0] // 32)  # pixels between slices
     column = _below_each_other(slices_of(image), gap, np.nan)
     size = (3 * (1 + len(masks)), 3 * column.shape[0] / column.shape[1] + 0.6)

@@ -1,4 +1,4 @@
-"""Whether a run may go on as it is configured now."""
+"""Check whether a run may continue with its present configuration."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_settings(before: Mapping[str, Any] | None, now: Mapping[str, Any], last: Path) -> None:
-    """Name each setting that differs from the run's; go on only where that is safe.
+    """Name each setting that differs from the run's; continue only where the difference is safe.
 
     Args:
-        before: the run's; None of an older run, which goes on with a warning.
-        now: the config's.
+        before: the run's settings; None for an older run without any, which continues with a warning.
+        now: the settings of the config.
         last: file of the run, for the messages.
 
     Raises:
@@ -57,7 +57,7 @@ def check_record(before: Mapping[str, Any] | None, now: Mapping[str, Any], last:
     """Make sure that a run goes on with its own patients and slices.
 
     Args:
-        before: the run's record; None of an older run, which goes on with a warning.
+        before: the run's record; None for an older run without one, which continues with a warning.
         now: what the config gives on the data folder as it is.
         last: file of the run, for the messages.
 

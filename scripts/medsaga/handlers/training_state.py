@@ -33,18 +33,18 @@ class TrainingState:
 
     At the end of an epoch it writes ``state_dir/last.pt`` with network, optimiser, schedule, loss scaler and counters;
     after a validation better than all before also ``state_dir/best.pt`` (the same content) and ``model_path`` (the
-    network alone, what is served). Without validation ``model_path`` follows ``last.pt``. It stands in for MONAI's
-    ``CheckpointSaver`` and ``EarlyStopHandler``, which remove the old file before the new one is written and forget
-    the best score and the patience used up when a run is resumed.
+    network alone, what is served). Without validation ``model_path`` follows ``last.pt``. It replaces MONAI's
+    ``CheckpointSaver`` and ``EarlyStopHandler``: these remove the old file before the new one is written, and when a
+    run is resumed they forget the best score and the used patience.
 
     Every file is written under a temporary name and renamed, so a run killed at any moment leaves whole files. With
     ``resume`` it goes on after the last epoch that was written, and ends with the weights of a run that was never
     killed: sampler and augmentation are functions of seed and epoch (:class:`~medsaga.data.EpochSampler`), and global
     random states are seeded here as each epoch starts.
 
-    What was learnt from is written as ``state_dir/split.json`` as the run starts, and into each of the files. A run
-    goes on with the settings, patients and slices it was started with, or not at all. A loss or a weight that is NaN or
-    infinite ends it with an error, and is never saved.
+    The record of the training data is written to ``state_dir/split.json`` when the run starts, and into each of the
+    files. A run can only be resumed with the settings, patients and slices that it was started with. A loss or a weight
+    that is NaN or infinite ends it with an error, and is never saved.
 
     List it after the ``ValidationHandler``, so that an epoch's validation comes first.
 
@@ -55,24 +55,25 @@ class TrainingState:
         optimizer: with a state dict of tensors and numbers.
         lr_scheduler: the same.
         evaluator: MONAI evaluator whose key metric, larger is better, selects the best epoch; None without validation.
-            A metric of NaN is one of nothing: the epoch counts as one without validation.
-        resume: start from ``state_dir/last.pt`` where it exists. On a command line "true" and "false" are texts: they
-            are taken as what they say.
+            If the metric is NaN, the epoch counts as one without validation.
+        resume: start from ``state_dir/last.pt`` where it exists. The texts "true" and "false", as a command line gives
+            them, are accepted, too.
         patience: stop after this many validations in a row without a better one; None never stops early.
         seed: of the global random states, with the epoch.
-        trained_only: leave out of ``model_path`` what is still as in the published weights that the network started
-            from (:func:`~medsaga.networks.trained_state`); a text as for ``resume``. A network that started from
-            others, such as an earlier training's, is saved as a whole.
+        trained_only: leave out of ``model_path`` all weights that are unchanged from the published weights that the
+            network started from (:func:`~medsaga.networks.trained_state`); texts as for ``resume``. A network that
+            started from other weights, such as those of an earlier training, is saved as a whole.
         record: what is learnt from, see :func:`~medsaga.data.training_record`; None writes none.
         settings: values by name that decide the result; None records and compares none.
-        average: of the network's weights, kept up to date from here. Its network is what ``model_path`` gets; the state
-            has both.
-        save_seconds: after which an epoch is written again; 0 writes each. Epochs of one step would else spend more
-            time on files than on learning. The first epoch, the last and each better validation are always written.
+        average: of the network's weights; this handler updates it. ``model_path`` gets the average's network, and the
+            state has both networks.
+        save_seconds: time after which an epoch is written again; 0 writes each epoch. Otherwise a training with epochs
+            of one step would spend more time on files than on learning. The first epoch, the last and each better
+            validation are always written.
 
     Raises:
-        ValueError: ``resume`` or ``trained_only`` is neither; as the run starts, when the run to resume has other
-            settings, patients or slices.
+        ValueError: ``resume`` or ``trained_only`` is neither true nor false; as the run starts, when the run to resume
+            has other settings, patients or slices.
         RuntimeError: as the run starts, when the file to resume from is damaged or of another network or optimiser.
         FloatingPointError: in the run, when loss or weights are not finite.
     """
@@ -134,12 +135,12 @@ class TrainingState:
         set_determinism(self.seed + engine.state.epoch, use_deterministic_algorithms=None)
 
     def write_split(self, engine: Engine) -> None:
-        """Write what is learnt from, on the first process alone."""
+        """Write the record of the training data, on the first process only."""
         if self.record is not None and _is_first_process():
             write_json(self.last.parent / "split.json", self.record)
 
     def save(self, engine: Engine) -> None:
-        """Select; stop where patience is at its end; write what is due, on the first process alone."""
+        """Select the best epoch; stop if patience is used up; write due files, on the first process only."""
         check_weights(engine, self.network.state_dict(), self._kept())
         better = self._select(engine)
         self._stop_without_better(engine)
@@ -172,7 +173,7 @@ class TrainingState:
         name = validation.key_metric_name if validation is not None else None
         if validation is None or name not in validation.metrics:
             return self.selection["validated_epoch"] == 0
-        # an evaluator's epoch is the trainer's epoch of its last run: metrics of an earlier one are not news
+        # an evaluator's epoch is the trainer's epoch of its last run; metrics of an earlier epoch are not new
         if validation.epoch != epoch:
             return False
         metric = float(validation.metrics[name])
@@ -210,7 +211,7 @@ class TrainingState:
         )
 
     def load(self, engine: Engine) -> None:
-        """Take up the run that ``last.pt`` holds, if asked to."""
+        """Resume the run that ``last.pt`` holds, if asked to."""
         if not self.resume:
             return
         if not self.last.is_file():
@@ -221,21 +222,21 @@ class TrainingState:
             before = {key: state.get(key) for key in ("settings", "record")}
         except Exception as err:
             raise self._cannot_resume(err) from err
-        # first: other settings may also be why the rest does not fit
+        # checked first, because other settings may also be the reason why the rest does not fit
         if self.settings is not None:
             check_settings(before["settings"], self.settings, self.last)
         if self.record is not None:
             check_record(before["record"], self.record, self.last)
         try:
             self.network.load_state_dict(state["network"])
-            if self.average is not None:  # a run from before there was one starts it now
+            if self.average is not None:  # in a run of an older version, which had no average, it starts now
                 self.average.network.load_state_dict(state.get("average", state["network"]))
             self.optimizer.load_state_dict(state["optimizer"])
             self.lr_scheduler.load_state_dict(state["lr_scheduler"])
             progress, selection, scaler = state["progress"], state["selection"], state["scaler"]
-        except Exception as err:  # torch has a dozen kinds for truncated files and foreign content
+        except Exception as err:  # torch raises a dozen kinds for truncated files and foreign content
             raise self._cannot_resume(err) from err
-        self.record = before["record"] or self.record  # with what its first weights had learnt from
+        self.record = before["record"] or self.record  # also names what its first weights had learnt from
         if engine.scaler is not None and scaler:
             engine.scaler.load_state_dict(scaler)
         engine.state.epoch, engine.state.iteration = progress["epoch"], progress["iteration"]

@@ -25,10 +25,11 @@ class BoxInferer(Inferer):
     from z0 to z1. Memory depends on the slice's size and ``boxes_per_pass``, not on the number of boxes or slices.
 
     Args:
-        head: what the network's masks are, as in :class:`~medsaga.inferers.PromptedSlices`. ``sam`` and ``sam_boxes``:
+        head: what the network's masks mean, as in :class:`~medsaga.inferers.PromptedSlices`. ``sam`` and ``sam_boxes``:
             the first of SAM's masks is the object, as SAM's authors and LiteMedSAM's take it without multimask output.
             ``classes``: the object is the class that the network sees most in the box.
-        boxes_per_pass: boxes that the decoder takes at once. More need memory in proportion and are no faster on a CPU.
+        boxes_per_pass: boxes that the decoder takes at once. More boxes need more memory in proportion and are no
+            faster on a CPU.
 
     Raises:
         ValueError: ``head`` is none of these, or ``boxes_per_pass`` is less than 1.
@@ -51,8 +52,8 @@ class BoxInferer(Inferer):
         Args:
             inputs: one image (1, C, H, W) or volume (1, C, H, W, D), intensities in [0, 1].
             network: in ``eval()``; or an :class:`~medsaga.export.ExportedSegmenter`.
-            boxes: first and last column and row, and slice of a volume, within each object, in voxels: (N, 4) with
-                x0, y0, x1, y1, or (N, 6) with x0, y0, z0, x1, y1, z1. Parts beyond the image are cut off.
+            boxes: first and last column and row (in a volume also slice) within each object, in voxels: (N, 4) with x0,
+                y0, x1, y1, or (N, 6) with x0, y0, z0, x1, y1, z1. Parts beyond the image are cut off.
 
         Returns:
             numbers of boxes from 1, 0 for none: (1, 1, H, W[, D]), uint8 up to 255 boxes, int32 beyond.
@@ -72,7 +73,7 @@ class BoxInferer(Inferer):
             for start in range(0, len(own), self.boxes_per_pass):
                 some = own[start : start + self.boxes_per_pass]
                 margin, first = slices.margins(index, [box for _, box in some]).max(dim=0)
-                # the first of equals stays, as in an argmax over all boxes
+                # if logits are equal, the first box stays, as in an argmax over all boxes
                 larger = margin > best
                 best = torch.where(larger, margin, best)
                 number = torch.tensor([number for number, _ in some], dtype=dtype)

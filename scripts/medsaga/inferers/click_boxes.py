@@ -1,4 +1,4 @@
-"""The first click for weights that have only learnt boxes, as MedSAM's and LiteMedSAM's have."""
+"""The first click for weights that were only trained on boxes, as MedSAM's and LiteMedSAM's were."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ def box_around(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def mask_by_boxes(decode: Callable[[Sequence[Box]], torch.Tensor], grey: np.ndarray, click: Click) -> np.ndarray:
-    """The mask of the square around a click that makes the most of an object.
+    """The best mask from squares of several sizes around a click.
 
-    Squares of several sizes are decoded. The best mask has strong edges where it ends, the click in its middle, and is
-    stable when the threshold moves. A click alone gets nothing from such weights: their answer to a point is an empty
-    mask.
+    Each square is decoded as a box. The best mask has strong edges at its border, has the click in its middle, and is
+    stable when the threshold moves. Such weights cannot use the click itself: their answer to a point is an empty mask.
 
     Args:
         decode: logits (n, H, W) of n boxes (row0, column0, row1, column1), in voxels, first and last within.

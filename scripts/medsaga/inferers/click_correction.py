@@ -1,4 +1,4 @@
-"""What a click says of a mask that is wrong there: how far the object goes around it, by the image."""
+"""Correct a mask by a click: the image shows how far the wrong region extends around the click."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _SIDE = 160  # pixels of an image's longer side for which no detail is left out
 _SMALLEST = 2.0  # radius of the smallest region that is tried, in those pixels
 _STEP = 1.4  # from one radius to the next
 _LARGEST = 0.4  # radius of the largest, of the image's longer side
-_CORE = 0.25  # of the radius, that the click decides alone
-_BETA = 120.0  # how much a difference in intensity parts two pixels, see walked
+_CORE = 0.25  # of the radius; pixels nearer to the click always follow it
+_BETA = 120.0  # how strongly a difference in intensity separates two pixels, see walked
 
 
 def correct(
     mask: np.ndarray, grey: np.ndarray, click: Click, earlier: Sequence[Click] = (), within: np.ndarray | None = None
 ) -> np.ndarray:
-    """The mask with one more click, which changes it around itself, up to where the image or an earlier click ends it.
+    """The mask with one more click, which changes the mask around it as far as the image or an earlier click allows.
 
-    A click on the right side changes nothing. One on the wrong side is in the middle of what is wrong, whose size it
-    does not tell: regions of several radii are parted from what stays by a random walk on the image, from the click and
-    from the pixels farther away. The one is taken that has the strongest edges where it ends and the click in its
-    middle. The mask's own border, which need be on no edge, ends a region too.
+    A click where the mask is already right changes nothing. A click where it is wrong is taken as the middle of the
+    wrong region, whose size is unknown. For several radii, a random walk on the image separates a region around the
+    click from the pixels farther away. The region with the strongest edges at its border and with the click in its
+    middle is taken. The mask's own border also ends a region, even where the image has no edge.
 
     Args:
         mask: bool (H, W).
@@ -67,12 +67,12 @@ def correct(
 
 
 def wrong_by(mask: np.ndarray, click: Click) -> float:
-    """How many pixels a click is away from where the mask would be right; 0 where it is."""
+    """Distance in pixels from a click to where the mask agrees with it; 0 if it agrees at the click."""
     row, column, inside = click
     wrong = mask == (not inside)
     if wrong.all():
         return float(max(mask.shape))
-    # the mask's other side ends what is wrong; the image's edge does not
+    # the wrong region ends at the mask's border, but not at the image's edge
     return float(distance_transform_edt(np.pad(wrong, 1, mode="edge"))[1:-1, 1:-1][row, column])
 
 
@@ -81,7 +81,7 @@ def merit(region: np.ndarray, others: np.ndarray, smooth: np.ndarray, place: tup
 
     Args:
         region: bool (H, W).
-        others: bool (H, W), pixels from which an edge has to part it.
+        others: bool (H, W), pixels from which an edge has to separate the region.
         smooth: intensities (H, W) in [0, 1].
         place: pixel of the click.
     """
@@ -119,7 +119,7 @@ class Coarse:
 
 
 def _regions(coarse: Coarse, click: Click, earlier: Sequence[Click], reach: float) -> Iterator[np.ndarray]:
-    """What could change, for one radius after another."""
+    """The regions that could change, for one radius after another."""
     row, column = coarse.place(click)
     inside = click[2]
     wrong = coarse.mask == (not inside)
@@ -135,8 +135,8 @@ def _regions(coarse: Coarse, click: Click, earlier: Sequence[Click], reach: floa
         here = wrong[window]
         squares = np.add.outer((np.arange(here.shape[0]) - r) ** 2, (np.arange(here.shape[1]) - c) ** 2)
         near = squares <= radius**2
-        seeds = np.where(near, 0, 2)  # 1 as the click, 2 as it was
-        seeds[~here] = 1  # already so; what is wrong may join it
+        seeds = np.where(near, 0, 2)  # 1: follows the click, 2: stays as it was
+        seeds[~here] = 1  # already right; wrong pixels may join it
         seeds[here & (squares <= max(0.5, min(_CORE * radius, reach / 2)) ** 2)] = 1
         for other in earlier:
             a, b = np.subtract(coarse.place(other), low)
@@ -148,12 +148,12 @@ def _regions(coarse: Coarse, click: Click, earlier: Sequence[Click], reach: floa
 
 
 def walked(grey: np.ndarray, seeds: np.ndarray, beta: float) -> np.ndarray:
-    """Where a random walker meets a seed of 1 sooner than one of 2.
+    """Where a random walker is more likely to meet a seed of 1 first than one of 2.
 
     Args:
         grey: intensities (H, W).
         seeds: (H, W), 0 where the walker starts.
-        beta: how much a difference in intensity parts two pixels: in standard deviations, squared.
+        beta: how strongly a difference in intensity, in standard deviations, squared, separates two pixels.
     """
     if not (seeds == 0).any() or not (seeds == 2).any():
         return seeds != 2
@@ -172,11 +172,11 @@ def _edges(region: np.ndarray, stays: np.ndarray, smooth: np.ndarray) -> float:
         difference = np.abs(np.diff(values, axis=0))
         steps += [difference[a[1:] & b[:-1]], difference[a[:-1] & b[1:]]]
     joined = np.concatenate(steps)
-    return float(joined.mean()) if len(joined) else 0.15  # it ends nowhere: a hole, or all that was wrong
+    return float(joined.mean()) if len(joined) else 0.15  # no neighbours stay: a hole, or all that was wrong
 
 
 def scale_of(shape: tuple[int, int]) -> int:
-    """How many pixels of an image become one, for a random walk to be quick."""
+    """Number of pixels along a side that become one, so that a random walk is quick."""
     return max(1, round(max(shape) / _SIDE))
 
 
@@ -189,7 +189,7 @@ def blocks(values: np.ndarray, factor: int) -> np.ndarray:
 
 
 def enlarged(region: np.ndarray, factor: int, shape: tuple[int, int]) -> np.ndarray:
-    """The contrary of :func:`blocks`, for a mask."""
+    """The inverse of :func:`blocks`, for a mask."""
     if factor == 1:
         return region
     fine = zoom(region.astype(np.float32), factor, order=1, mode="nearest", grid_mode=True)

@@ -12,7 +12,7 @@ __all__ = ["EmbeddingCache"]
 
 
 class EmbeddingCache:
-    """Tensors by key, the least recently used given up beyond a number of bytes. Safe to use from several threads.
+    """Tensors by key; above a number of bytes, the least recently used are dropped. Safe to use from several threads.
 
     Args:
         max_bytes: bound on the sum of the tensors kept; a single larger one is returned but not kept.
@@ -38,7 +38,8 @@ class EmbeddingCache:
     def get(self, key: Hashable, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         """The tensor of a key, computed when it is not there.
 
-        Two threads that miss the same key at once both compute it; the caller's own lock prevents that where it costs.
+        Two threads that miss the same key at once both compute it; where that is expensive, the caller prevents it with
+        a lock of its own.
         """
         with self._lock:
             if key in self._entries:
@@ -55,7 +56,7 @@ class EmbeddingCache:
         return tensor
 
     def clear(self) -> None:
-        """Give up everything."""
+        """Drop all tensors."""
         with self._lock:
             self._entries.clear()
             self._bytes = 0

@@ -47,9 +47,9 @@ class PromptedSlices:
         network: in ``eval()``.
         cache: of embeddings; may be shared by many images.
         key: names image and weights in the cache.
-        head: what the network's masks are. ``classes``: of a trained bundle. ``sam``: published weights' own guesses at
-            one object, of which the first is for prompts that leave no doubt. ``sam_boxes``: the same of weights that
-            know boxes only, see :func:`~medsaga.inferers.click_boxes.mask_by_boxes`.
+        head: what the network's masks mean. ``classes``: the classes of a trained bundle. ``sam``: the guesses of
+            published weights at one object, of which the first is for unambiguous prompts. ``sam_boxes``: the same, of
+            weights trained on boxes only, see :func:`~medsaga.inferers.click_boxes.mask_by_boxes`.
 
     Raises:
         ValueError: ``head`` is none of these.
@@ -100,8 +100,9 @@ class PromptedSlices:
         """The mask of what the prompts point at.
 
         With ``propagate`` an object prompted on some slices is followed to the others, see :mod:`.propagation`. What
-        was prompted stays as it is. The same box on one slice after another is a box in three dimensions: it is
-        prompted on three of its slices, as its rectangle is too large for most others, and not left.
+        was prompted stays as it is. The same box on consecutive slices is a box in three dimensions. Only three of its
+        slices are prompted with it, because its rectangle is too large for most others, and the object stays inside the
+        box.
 
         Args:
             prompts: by slice, 0 in a 2-D image.
@@ -110,7 +111,7 @@ class PromptedSlices:
             protected: voxels that the object may not have, bool (H, W) or (H, W, D): a neighbour's, for instance.
 
         Returns:
-            uint8, (H, W) or (H, W, D): 1 is the object, 2 what it would have had of the protected voxels.
+            uint8, (H, W) or (H, W, D): 1 is the object, 2 the protected voxels that it would otherwise cover.
 
         Raises:
             ValueError: no prompt, only negative ones, one outside the image, a positive click in a protected voxel, or
@@ -123,7 +124,7 @@ class PromptedSlices:
             prompts, box, first, last = through
         positive = {i: p for i, p in prompts.items() if p.inside or p.box is not None}
         if target is None and self.head == "classes":
-            # one class for the whole object, whatever is corrected later: it is decided by a first prompt
+            # one class for the whole object, decided by the first prompt, so that later corrections do not change it
             at = min(positive)
             corners, inside = positive[at].box, positive[at].inside
             target = self._seen_class(at, SlicePrompt(inside[:1] if corners is None else (), box=corners))
@@ -192,9 +193,9 @@ class PromptedSlices:
     def _mask(self, index: int, prompt: SlicePrompt, target: int | None, free: np.ndarray) -> torch.Tensor:
         """The object on a slice, (H, W): the network's answer to the first prompt, corrected by each other click.
 
-        Clients send positive and negative clicks apart, so in which order they were set is found out again: next comes
-        the click that is wrong by most, as who corrects clicks there; it follows those of its kind before it. What was
-        found for the same prompts before is taken from the cache.
+        Clients send positive and negative clicks in separate lists, so their order has to be reconstructed. Of the
+        first unused clicks of both lists, the one where the mask is most wrong comes next, because annotators click
+        there. Results for the same earlier prompts are taken from the cache.
         """
         grey = self._grey(index)
         waiting = [[(*self._pixel(p), True) for p in prompt.inside], [(*self._pixel(p), False) for p in prompt.outside]]
@@ -234,7 +235,7 @@ class PromptedSlices:
     ) -> np.ndarray:
         if within is None:
             return without_islands(correct(mask, grey, click, earlier), (*earlier, click))
-        beyond = not within[click[:2]]  # who clicks outside of his box means that
+        beyond = not within[click[:2]]  # a click outside of the box is intended
         return correct(mask, grey, click, earlier, None if beyond else within)
 
     def _around(self, target: int | None, index: int, mask: np.ndarray) -> np.ndarray:
@@ -259,7 +260,7 @@ class PromptedSlices:
             return self._prompted(index, prompt)[0]
         seen = self._prompted(index, prompt if prompt.box is not None else SlicePrompt()).softmax(dim=0)
         if prompt.box is None:
-            # what is found without a prompt has the shape that was learnt, of which a point says little
+            # the answer without a prompt has the learnt shape, to which a point adds little
             row, column = self._pixel(prompt.inside[0])
             if int(seen[:, row, column].argmax()) != target:
                 seen = seen + self._prompted(index, prompt).softmax(dim=0)
@@ -307,7 +308,7 @@ def _next_wrong_by(mask: np.ndarray, clicks: Sequence[Click]) -> float:
 
 
 def _inside_box(box: Box, shape: tuple[int, int]) -> np.ndarray:
-    """Whose pixels' centres lie within half a pixel of a box, bool (H, W)."""
+    """Pixels whose centres lie within half a pixel of a box, bool (H, W)."""
     rows, columns = (np.arange(n) for n in shape)
     r0, c0, r1, c1 = box
     return np.logical_and.outer((rows >= r0 - 0.5) & (rows <= r1 + 0.5), (columns >= c0 - 0.5) & (columns <= c1 + 0.5))

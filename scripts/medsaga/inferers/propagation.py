@@ -1,4 +1,4 @@
-"""An object that is known on some slices of a volume, on the others."""
+"""Follow an object from the slices of a volume on which it is known to the other slices."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .click_correction import blocks, enlarged, scale_of, walked
 
 __all__ = ["propagate"]
 
-_BETA = 600.0  # how much a difference in intensity parts two pixels
-_BAND = (2.0, 0.25, 4.0)  # pixels that a border may move: on the next slice, more for each farther one, at most
+_BETA = 600.0  # how strongly a difference in intensity separates two pixels
+_BAND = (2.0, 0.25, 4.0)  # pixels that a border may move: base, added for each slice of distance, and most
 _CORE = 2.0  # pixels from its border where an object is sure to be itself
-_UNLIKE = 3.0  # standard deviations from which on intensities are not the object's
+_UNLIKE = 3.0  # standard deviations from which an intensity is not the object's
 _LIKE = 0.5  # share of the core that must look like the object
 _SMALLEST = 8  # pixels
 _SHARE = 0.05  # of the largest known mask, below which the object has ended
 _OVERLAP = 0.3  # of the smaller of two neighbouring masks
-_ALIKE = 0.75  # Dice from which on the network means the same object
+_ALIKE = 0.75  # Dice from which the network's mask counts as the same object
 
 
 def propagate(
@@ -33,17 +33,18 @@ def propagate(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Masks of the slices without one.
 
-    Between two known masks centre and shape (distance to the border) are interpolated, and the border moved to the
-    image's edges near by (random walk, see :mod:`.click_correction`); the network's answer to that is taken where it is
-    much the same. Beyond them the last mask goes on, by the image alone, until the object ends: what lies in the middle
-    of it looks otherwise, or it has become small, or jumps. (The network sees an object in each box, also where there
-    is none any more.) What an object looks like is learnt from the known masks. They are not changed.
+    Between two known masks, centre and shape (distance to the border) are interpolated, and the border is moved to
+    nearby edges of the image (random walk, see :mod:`.click_correction`). The network's mask for the result is taken if
+    it is similar. Beyond the known masks, the last mask is continued by the image alone until the object ends: its
+    middle looks different, or it has become small, or it jumps. (The network is not used there, because it sees an
+    object in each box, even where the object has ended.) The object's intensities are learnt from the known masks,
+    which are not changed.
 
     Args:
         known: masks bool (H, W) by slice.
         slices: intensities (H, W) in [0, 1] of a slice.
         asked: the network's mask for a slice and a mask on it.
-        first: the first slice to go to.
+        first: the first slice to fill.
         last: the last one.
 
     Yields:
@@ -65,7 +66,7 @@ def propagate(
         return grey[index]
 
     shares = {index: blocks(known[index].astype(np.float32), factor) for index in places}
-    # a vessel may fill half of no block
+    # a thin vessel may fill less than half of every block
     coarse = {index: share > min(0.5, float(share.max()) / 2) for index, share in shares.items()}
     for before, after in pairwise(places):
         ends = coarse[before], coarse[after]
@@ -94,7 +95,7 @@ def propagate(
 
 
 def _between(one: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
-    """Depth of the shape between two masks, with its centre between theirs: shapes that lie apart have no middle."""
+    """Depth of the shape between two masks, both moved to one centre: shapes that lie apart have no middle."""
     centres = [np.array(center_of_mass(mask)) for mask in (one, other)]
     centre = (1 - share) * centres[0] + share * centres[1]
     here = [_depth(mask) for mask in (one, other)]
@@ -103,7 +104,7 @@ def _between(one: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
 
 
 def _agreed(mask: np.ndarray, asked: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """The network's mask where it means the same object, else the one that was found without."""
+    """The network's mask if it shows the same object, else the mask found without the network."""
     if not mask.any():
         return mask
     answer = asked(mask)

@@ -23,10 +23,11 @@ class SliceBatchInferer(Inferer):
 
     With ``plane="all"`` a volume is cut in each plane of :func:`~medsaga.transforms.cuts`, and a voxel gets the class
     with the largest sum of probabilities. The sums of the whole volume are kept for that: two bytes a voxel and class.
-    A volume that is cut in one plane only takes no more than before.
+    A volume that is cut in one plane only needs no additional memory.
 
     Args:
-        image_size: side S of the network's square input, in pixels; slices are fitted to it, logits taken back.
+        image_size: side S of the network's square input, in pixels; slices are fitted to it, and logits are resized
+            back.
         batch_size: slices a batch.
         plane: of the bundle, as :class:`~medsaga.transforms.OrientSlicesd` has it; only ``all`` changes anything. With
             ``auto`` a network whose weights have learnt from all planes (``trained_plane``) is run on all.
@@ -96,7 +97,7 @@ class SliceBatchInferer(Inferer):
 
 
 def _affine(inputs: torch.Tensor, item: int) -> torch.Tensor | None:
-    """Of one volume of a batch, from voxels to RAS; None where it has none."""
+    """Affine of one volume of a batch, from voxels to RAS; None where it has none."""
     affine = getattr(inputs, "affine", None)
     if affine is None:
         return None

@@ -30,11 +30,11 @@ class Choices:
     """What has been chosen so far, and what a user asked for.
 
     Args:
-        asked: values by field, which hold whatever the data say.
+        asked: values by field, which are used whatever the data suggest.
 
     Attributes:
         made: in the order in which they were made.
-        training_slices: about so many there are to train on.
+        training_slices: approximate number of slices to train on.
     """
 
     asked: dict[str, Any] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Choices:
 
         Args:
             name: of the field.
-            value: that the data suggest.
+            value: the one that the data suggest.
             reason: why.
 
         Returns:

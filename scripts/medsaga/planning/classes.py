@@ -16,13 +16,13 @@ from .facts import CaseFacts, ClassFacts
 
 __all__ = ["ClassFinding", "checked_names", "class_findings", "label_values", "mirrored", "outside", "whitened"]
 
-_FEW_VALUES = 64  # a label with more is none of classes
-_MANY_OBJECTS = 12  # so many consecutive numbers, and others in each case, count objects
-_LEAST_CASES = 5  # from so many on, where a class lies says on which side it can lie
-_ALIKE = 0.08  # of the slice: how far the rows of mirrored classes may be apart
-_APART = 0.1  # and how far their columns have to be
+_FEW_VALUES = 64  # a label with more values does not hold classes
+_MANY_OBJECTS = 12  # from this number on, consecutive numbers that differ from case to case count objects
+_LEAST_CASES = 5  # least number of cases that shows on which side a class can lie
+_ALIKE = 0.08  # of the slice: largest distance between the rows of mirrored classes
+_APART = 0.1  # and smallest distance between their columns
 _OFF_MIDDLE = 0.1  # of the slice: a class whose centre is nearer lies in the middle
-_BOTH = 0.2  # the rarer side's share, from which on a class is on both
+_BOTH = 0.2  # share of the rarer side from which a class counts as on both sides
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ClassFinding:
         column: mean of its centre over the cases, from 0 (left edge of the slice) to 1.
         left: share of the cases in which its centre is left of the slice's middle.
         seen: cases that show it.
-        whole: least share over the cases of its voxels that are in its largest connected component.
+        whole: share of its voxels that are in its largest connected component; smallest value over the cases.
         mirrors: name of the class that lies on the other side like a mirror image; empty where there is none.
     """
 
@@ -87,7 +87,7 @@ def label_values(
     Args:
         facts: of the cases.
         classes: value by name, where an index says it.
-        stated: what a user says that they are.
+        stated: the values that a user has given.
     """
     labelled = [one for one in facts if one.foreground]
     if stated is not None:
@@ -100,7 +100,7 @@ def label_values(
             "one class. --label-values says otherwise."
         ]
     counts = Counter(value for one in labelled if len(one.values) <= _FEW_VALUES for value in one.values)
-    if not counts:  # images in the place of labels
+    if not counts:  # images instead of labels
         return [], []
     notes = []
     rare = [value for value, number in counts.items() if number == 1]
@@ -176,7 +176,7 @@ def class_findings(
 
 
 def checked_names(names: Sequence[str]) -> list[str]:
-    """Names of classes in plain letters, without those that a terminal or a config would take for something else.
+    """Names of classes in plain letters, without characters that have a meaning for a terminal or a config.
 
     Raises:
         ValueError: an empty name, two that are equal, or one that MONAI would evaluate.
@@ -214,7 +214,7 @@ def _class(labelled: Sequence[CaseFacts], value: int | None, name: str) -> Class
 
 
 def mirrored(labelled: Sequence[CaseFacts], values: Sequence[int]) -> dict[int, int]:
-    """Pairs of classes that lie side by side like mirror images in nearly all cases, both ways round."""
+    """Pairs of classes that lie side by side like mirror images in nearly all cases, each pair in both orders."""
     pairs: dict[int, int] = {}
     for place, first in enumerate(values):
         for second in values[place + 1 :]:

@@ -18,8 +18,8 @@ __all__ = ["PERCENTILES", "CaseFacts", "ClassFacts", "Intensities", "known_label
 
 PERCENTILES = (0, 0.5, 1, 5, 50, 95, 99, 99.5, 99.9, 100)
 
-_SAMPLE = 2**22  # values of an image that percentiles are taken of
-_MANY_VALUES = 64  # a label with more has no classes that could be told apart
+_SAMPLE = 2**22  # number of an image's values that percentiles are taken from
+_MANY_VALUES = 64  # a label with more values has no separate classes
 _LISTED_VALUES = 4096
 _MEASURED_SLICES = 9  # on which the objects of a class are measured
 
@@ -31,7 +31,7 @@ class Intensities:
     Attributes:
         whole: :data:`PERCENTILES` of the image.
         inside: the same of the voxels with a class; None without one.
-        background: share of the value that is most frequent, of all values.
+        background: share of the most frequent value among all values.
     """
 
     whole: tuple[float, ...]
@@ -48,7 +48,8 @@ class ClassFacts:
         slices: that show it.
         column: of its centre, from 0 (left edge of the slice) to 1.
         row: of its centre, from 0 (top) to 1.
-        diameter: equivalent diameter in pixels of its objects in a slice; half of its area is in larger ones.
+        diameter: equivalent diameter in pixels of its objects in a slice; half of its area is in objects of at least
+            this size.
         largest: share of its voxels in its largest connected component.
     """
 
@@ -143,7 +144,7 @@ def measure(data: Mapping[str, torch.Tensor], objects: int = 0, modality: str = 
 
 
 def known_label(label: np.ndarray) -> tuple[np.ndarray, bool]:
-    """A label with voxels that nobody has labelled as background, and whether there are any."""
+    """A label in which unlabelled voxels have become background, and whether there are any."""
     unknown = unlabelled(label, _MANY_VALUES)
     return (label, False) if unknown is None else (np.where(unknown, 0, label), True)
 
@@ -162,7 +163,7 @@ def _intensities(channel: np.ndarray, label: np.ndarray | None) -> Intensities:
 
 
 def _sample(values: np.ndarray) -> np.ndarray:
-    """All values of an image, of a large one evenly spread ones."""
+    """All values of an image; of a large image, evenly spread values."""
     return values.reshape(-1)[:: max(1, values.size // _SAMPLE)]
 
 
@@ -172,7 +173,7 @@ def _label_facts(label: np.ndarray) -> dict:
     values = [int(value) for value in present if value != 0]
     classes = {}
     if len(values) <= _MANY_VALUES:
-        # the box around each, so that many classes take no longer than a few
+        # only the box around each class, so that many classes take no longer than a few
         for index, box in enumerate(find_objects(numbers + 1)):
             if box is not None and present[index] != 0:
                 classes[int(present[index])] = _class_facts(numbers[box] == index, box, label.shape)
@@ -192,7 +193,7 @@ def _class_facts(mask: np.ndarray, box: tuple[slice, ...], shape: tuple[int, ...
     shown = np.flatnonzero(mask.any(axis=(0, 1)))
     measured = shown[np.linspace(0, len(shown) - 1, min(_MEASURED_SLICES, len(shown))).astype(int)]
     areas = np.concatenate([np.bincount(components(mask[..., index]).ravel())[1:] for index in measured])
-    # half of what is labelled belongs to objects of this size or larger: specks at edges do not count
+    # half of the labelled area belongs to objects of this size or larger, so specks at edges have no effect
     areas = np.sort(areas)
     typical = areas[np.searchsorted(np.cumsum(areas), 0.5 * areas.sum())]
     largest = float(np.bincount(components(mask).ravel())[1:].max()) / voxels

@@ -72,7 +72,7 @@ class Findings:
         slices_total: of all cases.
         foreground_slices: those that show a class.
         split: patients by the part of the data set's own split; empty where it has none.
-        notes: what is odd but no error.
+        notes: unusual findings that are no errors.
     """
 
     cases: int
@@ -131,7 +131,7 @@ def find(
         classes: value in the labels by class name, where an index says it; background left out.
         class_names: what a user calls them, in the order of their values; background left out.
         modality: as an index or a user says.
-        stated: values of the classes, in their order, or ``"instances"``, as a user says; None finds them.
+        stated: values of the classes, in their order, or ``"instances"``, as a user has given them; None finds them.
 
     Raises:
         ValueError: no case can be used, with the first cause; or names for another number of classes than there are.

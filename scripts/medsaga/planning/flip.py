@@ -18,7 +18,7 @@ _ONE_SIDED = re.compile(
     r"rvc|colon|c(a)?ecum|appendix|portal|thymus|o?esophag",
     re.I,
 )
-# what may be anywhere
+# structures that may lie anywhere
 _ANYWHERE = re.compile(
     r"lesion|tumou?r|cancer|carcinoma|nodule|polyp|stroke|infarct|o?edema|necro|metast|h(a)?emorrhage|h(a)?ematoma|cyst|"
     r"nucle|cell|melanoma|infection|ulcer|enhanc|plaque|\bmass\b|wmh|wound|instrument|object",

@@ -1,4 +1,4 @@
-"""How intensities are brought to [0, 1], and in which plane and size slices are seen."""
+"""How intensities are scaled to [0, 1], and in which plane and size slices are used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .machine import Machine
 
 __all__ = ["choose_input", "choose_intensities"]
 
-# usual windows of CT in HU, the narrowest first; the first only where names speak of a brain
+# usual windows of CT in HU, the narrowest first; the first only where names mention a brain
 _BRAIN = re.compile(r"brain|cerebr|crani|stroke|h(a)?emorrhage|\bich\b", re.I)
 _WINDOWS = {
     "brain": (0.0, 80.0),
@@ -25,7 +25,7 @@ _MASKED = 0.3  # share of one value from which an image counts as masked or padd
 _STEPS = {"vit_t": (56, 112, 168, 224, 256), "vit_test": (32, 64)}
 _VIT_STEPS = (128, 256, 384, 512)
 _SPARED = 0.9  # an input this much smaller than the slice loses little
-_SMALL = 4  # pixels under which an object is hardly seen
+_SMALL = 4  # pixels below which an object is hardly recognised
 
 
 def choose_intensities(findings: Findings, choices: Choices) -> None:
@@ -39,7 +39,7 @@ def _intensities(found: Findings) -> tuple[dict, str]:
     lower, upper = _LOW, _HIGH
     reasons = []
     if found.background >= _MASKED:
-        # the share that is clipped is meant of what is imaged: 0.5 % of a head, not of the air around it
+        # the clipped share refers to the imaged object: 0.5 % of a head, not of the air around it
         rest = 1 - found.background
         lower, upper = round(_LOW * rest, 2), round(100 - (100 - _HIGH) * rest, 2)
         upper = min(upper, 99.99)

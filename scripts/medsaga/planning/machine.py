@@ -1,4 +1,4 @@
-"""What the machine at hand offers a training, and what a training takes."""
+"""The memory that this machine offers, and the memory that a training takes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def this_machine(memory: str | None = None) -> Machine:
     """The machine at hand.
 
     Args:
-        memory: of the GPU to plan for, such as ``8GB``, whether it is in this machine or not; None for what is here.
+        memory: of the GPU to plan for, such as ``8GB``, which need not be in this machine; None for this machine.
 
     Raises:
         ValueError: ``memory`` is no size.
@@ -58,7 +58,7 @@ def this_machine(memory: str | None = None) -> Machine:
 
 
 def peak_of(base: Path, machine: Machine) -> Callable[[dict[str, Any]], int]:
-    """What predicts the memory of a training step.
+    """A function that predicts the memory of a training step.
 
     Args:
         base: folder of the template of bundles.

@@ -13,7 +13,7 @@ from medsaga.transforms.orient_slices import ALL_PLANES, PLANES
 __all__ = ["add_choices", "asked", "label_values"]
 
 
-# each stands for the field of dataset.json of its name
+# each option sets the field of dataset.json with the same name
 _CHOICES: dict[str, dict[str, Any]] = {
     "--encoder": {"choices": ENCODERS},
     "--weights": {"help": "lite_medsam, sam_vit_b, medsam_vit_b, ..., a file, or none"},
@@ -41,7 +41,7 @@ _CHOICES: dict[str, dict[str, Any]] = {
 
 
 def add_choices(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``create`` that stand for a field of ``dataset.json`` each."""
+    """Add the options of ``create``, each of which sets a field of ``dataset.json``."""
     choices = parser.add_argument_group("choices", "made from the data where they are not given")
     for option, settings in _CHOICES.items():
         choices.add_argument(option, **settings)

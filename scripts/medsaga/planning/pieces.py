@@ -7,7 +7,7 @@ from .findings import Findings
 
 __all__ = ["choose_pieces"]
 
-_WHOLE = 0.995  # of a class's voxels in its largest component: what is left are slips of the pen
+_WHOLE = 0.995  # share of a class's voxels in its largest component; the rest are drawing errors
 _LEAST_CASES = 5
 
 

@@ -1,4 +1,4 @@
-"""A data set is looked at, and a bundle for it is planned."""
+"""Look at a data set and plan a bundle for it."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Looked:
         source: of its cases.
         findings: what it holds.
         usable: its cases that can be used.
-        plane: in which volumes were cut to look at them.
-        notes: what was guessed and what is odd, a sentence each.
+        plane: in which volumes were cut to measure them.
+        notes: a sentence for each guess and each unusual finding.
     """
 
     source: Source
@@ -83,11 +83,11 @@ def look_at(
         modality: what a user says.
         label_values: of the classes in the labels, in their order, or ``"instances"``; None finds them.
         plane: in which volumes are cut.
-        workers: processes that read; one a core where it is None.
+        workers: number of reading processes; None takes one for each core.
 
     Raises:
-        FileNotFoundError, ValueError: no data set that is known, no case that can be used, or names and values that do
-            not fit it.
+        FileNotFoundError, ValueError: no known kind of data set, no case that can be used, or names and values that do
+            not fit the data set.
     """
     source = open_source(data, labels, class_names)
     cases = source.layout.cases
@@ -170,6 +170,6 @@ def _fields(looked: Looked, name: str, choices: Choices, texts: Mapping[str, str
 
 
 def _plain(text: Any) -> str:
-    """Text from an index in one line, without what a config would evaluate."""
+    """Text from an index in one line, without characters that a config would evaluate."""
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text or "")).split()).lstrip("$%@ ")
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."

@@ -108,7 +108,7 @@ def wrong_table(found: Findings, root: Path) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of Markdown, in which no cell ends it or begins a tag."""
+    """A table of Markdown; no text in a cell can end the table or begin a tag."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(_cell(str(cell)) for cell in line) + " |" for line in lines)
 

@@ -23,7 +23,7 @@ __all__ = ["Panel", "draw_sheet", "panels_of"]
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 _STYLES = ("-", "--", ":")
 _SIDE = 2.6  # inches of a panel's width
-_TALLEST = 1.8  # of a panel's height by its width; what is taller is drawn narrower
+_TALLEST = 1.8  # ratio of a panel's height to its width; a taller panel is drawn narrower
 _MOST_LEGEND = 24  # classes that are named
 
 
@@ -32,7 +32,7 @@ class Panel:
 
     Attributes:
         image: (H, W) grey or (H, W, 3) colour, in [0, 1].
-        masks: (H, W) of bool by the class's place, 1 for the first; of objects that are told apart by numbers below 0.
+        masks: (H, W) of bool by the class's place, 1 for the first; for separate objects, by numbers below 0.
         aspect: height of a pixel by its width.
         title: above it.
     """
@@ -99,7 +99,7 @@ def _scaled(image: np.ndarray, volume: np.ndarray, window: tuple[float, float] |
 
 
 def _masks(label: np.ndarray | None, values: Sequence[int] | str) -> dict[int, np.ndarray]:
-    """Masks by the place of the class; those of objects that are told apart by negative numbers."""
+    """Masks by the place of the class; masks of separate objects by negative numbers."""
     if label is None:
         return {}
     if values == "instances":
@@ -152,7 +152,7 @@ def draw_sheet(panels: Sequence[Panel], classes: Sequence[str], title: str, path
 
 
 def _height(panel: Panel) -> float:
-    """Inches of a panel that is as wide as all are."""
+    """Height in inches of a panel at the common width."""
     return _SIDE * min(panel.image.shape[0] * panel.aspect / panel.image.shape[1], _TALLEST)
 
 

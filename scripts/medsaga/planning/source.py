@@ -17,7 +17,7 @@ from .classes import checked_names
 
 __all__ = ["Source", "open_source"]
 
-_TRIED = 20  # cases whose headers say of which form the labels are
+_TRIED = 20  # number of cases whose headers show the form of the labels
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Source:
 
     Attributes:
         folder: of the images, or of the table of the cases: ``dataset_dir`` of the bundle.
-        layout: as it was recognised, with the classes' names that a user gave where its datalist holds them.
+        layout: as it was recognised. A user's names of classes replace those that its datalist holds.
         by_name: whether labels say by names, files or channels which class is which, so that reading needs the names.
-        class_names: what reading takes, background first; None where labels hold numbers.
+        class_names: names for reading, background first; None where labels hold numbers.
         channel_names: of the image.
         notes: what was guessed, a sentence each.
     """
@@ -44,7 +44,7 @@ class Source:
 def open_source(
     folder: str | Path, labels: str | Path | None = None, class_names: Sequence[str] | None = None
 ) -> Source:
-    """Recognise a folder, and find out from some headers of which form its labels and images are.
+    """Recognise a folder, and find out from some headers which form its labels and images have.
 
     Args:
         folder: of the data, or a table of cases.
@@ -106,7 +106,7 @@ def _one_hot_classes(values: np.ndarray) -> int:
 
 
 def _channel_names(layout: Layout) -> tuple[list[str], tuple[str, ...]]:
-    """Names of the image's channels: an index's, or those that a volume's header counts."""
+    """Names of the image's channels: those of an index, else numbered by the count in a volume's header."""
     names = list(layout.channel_names)
     image = layout.cases[0]["image"]
     if names != ["image"] or isinstance(image, (list, tuple)):

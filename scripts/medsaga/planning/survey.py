@@ -19,7 +19,7 @@ __all__ = ["Seen", "look", "survey"]
 
 @dataclass(frozen=True)
 class Seen:
-    """What came of looking at a case.
+    """The result of looking at a case.
 
     Attributes:
         facts: None where the case cannot be used.
@@ -38,7 +38,7 @@ def look(
     num_channels: int | None = None,
     plane: str | None = "auto",
 ) -> Seen:
-    """Read a case and measure it; what is wrong with it takes the place of an exception.
+    """Read a case and measure it; errors are returned, not raised.
 
     Args:
         case: as :func:`~medsaga.data.case.files_of` takes it.
@@ -72,15 +72,15 @@ def survey(
     plane: str | None = "auto",
     workers: int | None = None,
 ) -> list[Seen]:
-    """Look at all cases, several at a time, each in a process that a damaged file may end.
+    """Look at all cases, several at a time, in separate processes, because a damaged file may end one.
 
     Args:
         cases: of a datalist.
         class_names, num_channels, plane: as for :func:`look`.
-        workers: processes; as many as cores and memory allow where it is None, and none but this one for 0.
+        workers: number of processes. None takes as many as cores and memory allow, and 0 only this one.
 
     Returns:
-        for each case, in order, what :func:`look` says. A case in whose reading a process ended cannot be used.
+        for each case, in order, what :func:`look` says. A case whose reading ended its process cannot be used.
     """
     job = partial(look, class_names=class_names, num_channels=num_channels, plane=plane)
     found = over_cases(job, cases, "Looking at all cases", workers)

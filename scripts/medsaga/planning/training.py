@@ -1,4 +1,4 @@
-"""How much is trained, on which patients, in which steps."""
+"""How long to train, on which patients, and in which steps."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .machine import Machine
 
 __all__ = ["choose_patients", "choose_steps"]
 
-_MOST_TEST, _LARGE = (20, 50), 200  # test patients, below and from so many patients on
+_MOST_TEST, _LARGE = (20, 50), 200  # most test patients below _LARGE patients and from _LARGE on
 _MOST_VALIDATION = 10
 _MOST_TRAINING = 100  # patients whose volumes are preprocessed and kept on disk
 _MOST_SLICES = 1000
-_RARE = 0.25  # share of slices with a class under which empty ones are left out
+_RARE = 0.25  # share of slices with a class below which empty slices are left out
 _EPOCHS = 200
 _VALIDATIONS = 8
 
@@ -28,7 +28,7 @@ _LARGE_INPUT = 224  # pixels from which a step takes a CPU seconds
 def choose_patients(found: Findings, choices: Choices) -> None:
     """Choose ``test_patients``, ``val_patients``, ``train_patients``, ``min_classes`` and ``num_slices``."""
     own = found.split
-    patients = own.get("train", 1) if own else found.patients  # what is drawn is drawn from these
+    patients = own.get("train", 1) if own else found.patients  # patients to draw from
     kept = ", which the data set's own split names and a training keeps."
     if own.get("test"):
         test, text = own["test"], f"Those{kept}"
@@ -81,7 +81,7 @@ def choose_patients(found: Findings, choices: Choices) -> None:
 
 
 def _number(asked: float, patients: int) -> int:
-    """Patients of a number or a share."""
+    """Number of patients, from a number or a share."""
     return int(asked) if asked >= 1 else round(asked * patients)
 
 

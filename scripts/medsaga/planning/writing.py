@@ -1,4 +1,4 @@
-"""A planned bundle is written, and its data set is drawn."""
+"""Write a planned bundle, and draw pictures of its data set."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def created_files(plan: Plan) -> dict[str, str]:
 def write_plan(plan: Plan, folder: Path, base: Path, force: bool = False, dry: bool = False) -> list[Path]:
     """Write a bundle, all of it or nothing.
 
-    What is as it has to be is left alone.
+    Files that have the right content already are not written.
 
     Args:
         plan: of the bundle.
@@ -47,7 +47,8 @@ def write_plan(plan: Plan, folder: Path, base: Path, force: bool = False, dry: b
         dry: write nothing.
 
     Returns:
-        files that were written, or with ``dry`` those that would be, of which some may be as they have to be already.
+        files that were written; with ``dry``, those that would be written, some of which may have the right content
+        already.
 
     Raises:
         FileExistsError: files that were edited, by path.
@@ -79,7 +80,8 @@ def draw(looked: Looked, folder: Path) -> Path:
 
     Args:
         looked: the data set.
-        folder: for the picture. It shows patients: none that is kept in git, nor handed on with the bundle.
+        folder: for the picture. The picture shows patients, so the folder must not be kept in git or shared with the
+            bundle.
 
     Returns:
         path of the PNG.

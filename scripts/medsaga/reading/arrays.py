@@ -18,7 +18,7 @@ from .names import suffix_of
 __all__ = ["array_shapes", "is_volume", "open_array", "read_array", "spacing_of"]
 
 _PAIRS = (("imgs", "gts"), ("image", "label"))  # names of the two arrays, in either kind of file
-_KNOWN = ("imgs", "gts", "image", "label", "boxes", "spacing")  # others are not looked at
+_KNOWN = ("imgs", "gts", "image", "label", "boxes", "spacing")  # other arrays are ignored
 
 
 def open_array(path: Path, label: bool = False) -> ImageFile:
@@ -30,7 +30,7 @@ def open_array(path: Path, label: bool = False) -> ImageFile:
     Args:
         path: .npz or .h5 with ``imgs``, and ``gts`` and ``spacing`` (x, y, z, in mm) where they are known, or with
             ``image`` and ``label``: (D, H, W), (H, W) or in colours (H, W, 3).
-        label: open the label in the place of the image.
+        label: open the label instead of the image.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -69,7 +69,7 @@ def _load(path: Path, name: str, rank: int) -> np.ndarray:
 
 
 def is_volume(path: str | Path, image: str, shapes: Mapping[str, tuple[int, ...]], label: str) -> bool:
-    """Whether an array of three axes has slices, and no colours: as its boxes or its label say, else by its last axis.
+    """Whether an array of three axes has slices, not colours: decided by its boxes or label, else by its last axis.
 
     Args:
         path: of the file, for errors.
@@ -98,10 +98,10 @@ def is_volume(path: str | Path, image: str, shapes: Mapping[str, tuple[int, ...]
 
 
 def spacing_of(path: str | Path, spacing: np.ndarray | None) -> np.ndarray:
-    """Lengths of a voxel's sides (x, y, z) in mm; of a file that gives none, 1.
+    """Lengths of a voxel's sides (x, y, z) in mm; 1 where the file gives none.
 
     Raises:
-        ReadingError: they are no three positive numbers.
+        ReadingError: they are not three positive numbers.
     """
     given = np.ones(3) if spacing is None else np.asarray(spacing)
     if given.shape != (3,) or given.dtype.kind not in "iuf" or not (np.isfinite(given) & (given > 0)).all():
@@ -114,7 +114,7 @@ def array_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ReadingError: it is no such file, is damaged, or holds other than arrays of numbers.
+        ReadingError: it is not such a file, is damaged, or holds something other than arrays of numbers.
     """
     with _opened(path) as file:
         return _headers(path, file)
@@ -125,20 +125,20 @@ def read_array(path: str | Path, name: str) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ReadingError: it has no such array, is damaged, or announces more than is read (``check_size``).
+        ReadingError: it has no such array, is damaged, or its header gives a size over the limit (``check_size``).
     """
     with _opened(path) as file:
         headers = _headers(path, file)
         if name not in headers:
             raise ReadingError(f"{path}: no array {name!r}.")
-        if 0 not in headers[name]:  # as boxes of a file without objects
+        if 0 not in headers[name]:  # an array may be empty, as the boxes of a file without objects
             check_size(path, headers[name])
         return file[name][()]
 
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
-    """A file of arrays; whatever fails names it."""
+    """An open file of arrays; every error names the file."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file.")
@@ -147,7 +147,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
             yield file
     except ReadingError:
         raise
-    except Exception as err:  # zipfile, zlib, NumPy and HDF5 each have their own for a damaged file
+    except Exception as err:  # zipfile, zlib, NumPy and HDF5 each raise their own error for a damaged file
         raise ReadingError(
             f"{path}: of another format than its suffix says, damaged or holds other than arrays of numbers: "
             f"{reason(err)}."
@@ -155,7 +155,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
 
 
 def _headers(path: str | Path, file: Any) -> dict[str, tuple[int, ...]]:
-    """Shapes of the arrays of known names, which hold numbers; what is no array in the file itself is left out."""
+    """Shapes of the arrays with known names, which hold numbers; links and arrays in other files are left out."""
     if isinstance(file, h5py.File):
         # links, external storage and virtual arrays lead to other files
         own = [name for name in _KNOWN if isinstance(file.get(name, getlink=True), h5py.HardLink)]

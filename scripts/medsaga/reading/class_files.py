@@ -1,4 +1,4 @@
-"""Labels of which each class, or each object of a class, is a file of its own."""
+"""Labels in which each class, or each object of a class, has a file of its own."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = ["open_class_files"]
 def open_class_files(
     value: Mapping[str, Any], class_names: Sequence[str] | None, image: Grid | None = None
 ) -> ImageFile:
-    """A label of a file, or a list of files, for each class, see :func:`~medsaga.reading.label_forms.open_label`.
+    """A label with a file, or a list of files, for each class, see :func:`~medsaga.reading.label_forms.open_label`.
 
-    In a file every voxel that is not 0 has the class; of probabilities from 0 to 1 those of at least 0.5, and of a
-    JPEG, whose edges are smeared, those above half of its largest value.
+    Every voxel of a file that is not 0 has the class. If the file holds probabilities from 0 to 1, these are the voxels
+    of at least 0.5; in a JPEG, whose edges are blurred, those above half of its largest value.
 
     Args:
         value: a path or a list of paths by the name of their class; names of no class are left out.
@@ -34,7 +34,7 @@ def open_class_files(
 
     Raises:
         FileNotFoundError: a file is not there.
-        ReadingError: naming the file that is of another size or place than the first, or cannot be read.
+        ReadingError: naming the file that has another size or place than the first, or cannot be read.
     """
     files = {
         str(name): [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]

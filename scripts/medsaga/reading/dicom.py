@@ -28,7 +28,7 @@ class DicomSeries:
     Attributes:
         uid: SeriesInstanceUID.
         path: what :func:`open_dicom` reads it from: the folder, or ``FOLDER/UID`` where there are several.
-        files: in the order of the slices; in that of their names where there is a problem.
+        files: in the order of the slices; in the order of their names where there is a problem.
         modality: ``CT``, ``MR``...
         plane: ``axial``, ``coronal`` or ``sagittal``, with the angle of an oblique one; ``projection``; or empty.
         grid: of its voxels, None where there is a problem.
@@ -57,24 +57,24 @@ class DicomSeries:
 def list_series(folder: str | Path) -> list[DicomSeries]:
     """The image series among the files directly in a folder.
 
-    What is no image of a patient is left out with a notice: DICOMDIR, segmentations, reports and the like, other files,
-    and scouts beside a volume.
+    Everything that is not an image of a patient is left out with a notice: DICOMDIR, segmentations, reports and the
+    like, other files, and scouts beside a volume.
 
     Args:
         folder: to look in, without its sub-folders.
 
     Returns:
-        one entry a series, those with a problem among them, and one a file of X-rays; empty where there is no DICOM
-        image. A file that should be DICOM and cannot be read is an entry without a UID, and a problem of every
-        series of several files, which may lack it.
+        one entry for each series, also for those with a problem, and one for each file of X-rays; empty where there is
+        no DICOM image. A file that should be DICOM but cannot be read is an entry without a UID. It is also a problem
+        of every series of several files, because the file may belong to it.
     """
     folder = Path(folder)
-    # each series of a folder is listed, named in the cache and read, by headers that all series share
+    # all series of a folder share these headers, when they are listed, named in the cache and read
     return list(_listed(folder, tuple(sorted(map(_state, os.scandir(folder))))))
 
 
 def _state(entry: os.DirEntry) -> tuple[str, int, int]:
-    """Name, size and time of a file; of a link that leads nowhere its own."""
+    """Name, size and time of a file; for a broken link, those of the link itself."""
     state = entry.stat(follow_symlinks=os.path.exists(entry))
     return entry.name, state.st_size, state.st_mtime_ns
 

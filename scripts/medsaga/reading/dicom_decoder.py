@@ -1,7 +1,7 @@
-"""Frames decoded by pydicom, those that GDCM decodes in a process of its own.
+"""Decode frames with pydicom; frames that need GDCM are decoded in a separate process.
 
-GDCM's decoders crash on some damaged codestreams, and would take a batch's process with them. This file is also the
-program of that process, so it imports nothing of medsaga.
+GDCM's decoders crash on some damaged codestreams, and would end the process of a whole batch. This file is also the
+program of the separate process, so it imports nothing from medsaga.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 __all__ = ["decode", "decode_apart"]
 
 _LONGEST_HEAD = 2**16
-_SECONDS = 120  # for a frame; the largest that are read take a few
+_SECONDS = 120  # time limit for a frame; the largest that are read take a few seconds
 _LOCK = threading.Lock()
 _PROCESSES: dict[int, subprocess.Popen] = {}  # by the process that started it: a fork must not share its parent's
 os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
 
 
 def decode(elements: dict[str, Any], syntax: str, data: bytes) -> np.ndarray:
-    """One frame, by pydicom, as a data set of its own: so it takes the memory of one frame.
+    """Decode one frame with pydicom, as a data set of its own, so that it takes the memory of one frame.
 
     Args:
         elements: of the image pixel module.
         syntax: UID of the transfer syntax.
-        data: of the frame, not encapsulated.
+        data: bytes of the frame, not encapsulated.
 
     Returns:
         (rows, columns) or (rows, columns, 3), as stored.
@@ -56,12 +56,12 @@ def decode(elements: dict[str, Any], syntax: str, data: bytes) -> np.ndarray:
 
 
 def decode_apart(elements: dict[str, Any], syntax: str, data: bytes) -> np.ndarray:
-    """:func:`decode` in another process, which is started once and goes on to wait for frames.
+    """:func:`decode` in another process, which is started once and then waits for further frames.
 
     Raises:
-        ValueError: with what the decoder said, or that it crashed or came to no end.
+        ValueError: with the decoder's message, or saying that it crashed or did not end.
     """
-    import numpy as np  # here: the other process first takes this folder off its path
+    import numpy as np  # imported here, because the other process first removes this folder from its path
 
     with _LOCK:
         process = _PROCESSES.get(os.getpid())
@@ -70,12 +70,12 @@ def decode_apart(elements: dict[str, Any], syntax: str, data: bytes) -> np.ndarr
                 [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             )
             atexit.register(_end, process)
-            for pipe in (process.stdin, process.stdout):  # else a frame goes through in pieces of 64 KiB
+            for pipe in (process.stdin, process.stdout):  # with the default size a frame passes in pieces of 64 KiB
                 with contextlib.suppress(OSError, AttributeError):
                     fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 2**20)
         try:
             _send(process.stdin, {"elements": elements, "syntax": syntax}, data)
-            waiting = select.poll()  # select.select takes no file numbers above 1023, which servers reach
+            waiting = select.poll()  # select.select accepts no file numbers above 1023, which servers reach
             waiting.register(process.stdout, select.POLLIN)
             if not waiting.poll(1000 * _SECONDS):
                 raise TimeoutError(f"no end within {_SECONDS} s")
@@ -86,7 +86,7 @@ def decode_apart(elements: dict[str, Any], syntax: str, data: bytes) -> np.ndarr
             error = str(e)
             _end(process)
         except (EOFError, OSError, KeyError, TypeError, ValueError, AttributeError, MemoryError):
-            error = "the decoder crashed"  # what it has written, if anything, is no answer
+            error = "the decoder crashed"  # anything that it has written is not an answer
             _end(process)
     if error:
         raise ValueError(error)
@@ -94,7 +94,7 @@ def decode_apart(elements: dict[str, Any], syntax: str, data: bytes) -> np.ndarr
 
 
 def _send(stream: BinaryIO, head: dict[str, Any], data: bytes) -> None:
-    """A line of JSON and bytes: what a decoder that has lost control sends is data, and never code, as pickle's is."""
+    """A line of JSON and bytes: unlike pickle, what a decoder out of control sends is data and never code."""
     stream.write(json.dumps({**head, "size": len(data)}).encode() + b"\n")
     stream.write(data)
     stream.flush()

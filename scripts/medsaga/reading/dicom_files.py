@@ -34,7 +34,7 @@ __all__ = [
 UNDEFINED = 0xFFFFFFFF  # length of encapsulated pixel data
 _MAX_INFLATED = 2**27  # bytes; a deflated file of 130 kB can hold that much
 _PALETTE = [f"{c}PaletteColorLookupTable{part}" for c in ("Red", "Green", "Blue") for part in ("Descriptor", "Data")]
-# no name, no date, nothing of the patient is read
+# the patient's name, dates and other personal data are not read
 _KEYWORDS = [
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "ImageType"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness"),
@@ -44,7 +44,7 @@ _KEYWORDS = [
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
 _TAGS: list[Any] = [0x60000102 if keyword == "OverlayBitPosition" else keyword for keyword in _KEYWORDS]
-# they have rows, columns and pixel data, and yet are no images of a patient
+# they have rows, columns and pixel data, but are not images of a patient
 _PIXELS_OF_OTHER_KINDS = {
     "1.2.840.10008.5.1.4.1.1.66.4": "Segmentation",
     "1.2.840.10008.5.1.4.1.1.30": "Parametric Map",
@@ -54,7 +54,7 @@ _PIXELS_OF_OTHER_KINDS = {
 
 @dataclass(frozen=True)
 class Stored:
-    """How pixels are stored: the elements of these names, checked by ``check_frames``."""
+    """How pixels are stored: the DICOM elements of these names, checked by ``check_frames``."""
 
     columns: int
     rows: int
@@ -116,7 +116,7 @@ class DicomFile:
 
     @cached_property
     def syntax(self) -> UID:
-        """Transfer syntax, guessed as pydicom does where a file without preamble does not give it."""
+        """Transfer syntax; where a file without preamble does not give it, it is guessed as pydicom does."""
         guess = "1.2.840.10008.1.2" if self.header.is_implicit_VR else ExplicitVRLittleEndian
         guess = guess if self.header.is_little_endian else "1.2.840.10008.1.2.2"
         return UID(str(self.header.file_meta.get("TransferSyntaxUID") or guess))
@@ -162,12 +162,12 @@ def read_header(path: Path) -> DicomFile:
         with opened(path) as file:
             header = read_partial(file, at_pixels, force=True, specific_tags=_TAGS)
             place = file.tell()
-        # pydicom converts an element when it is looked up; do it here, where what it raises becomes one error
+        # pydicom converts an element when it is looked up; do it here, where all its exceptions become one error
         for element in (*header.file_meta, *header.iterall()):
             assert element is not None
     except ReadingError:
         raise
-    except Exception as e:  # pydicom raises whatever its parsing meets: struct.error, KeyError, RecursionError...
+    except Exception as e:  # pydicom's parsing raises many kinds: struct.error, KeyError, RecursionError...
         raise ReadingError(f"{path}: its DICOM header cannot be read: {reason(e)}; is the file damaged?") from e
     tag, vr, length = found[-1] if found else (0, None, 0)
     element = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}.get(tag, "")
@@ -189,7 +189,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
             yield file
             return
-        # the same file as it would be without compression: pydicom inflates too, but without a limit
+        # rebuild the file as it would be without compression; pydicom inflates, too, but without a limit
         head = file.read(144 + int(meta.FileMetaInformationGroupLength))
         inflate = zlib.decompressobj(-zlib.MAX_WBITS)
         body = inflate.decompress(file.read(), _MAX_INFLATED)
@@ -205,7 +205,7 @@ def other_than_image(file: DicomFile) -> str:
     uid = file.sop_class
     if uid in _PIXELS_OF_OTHER_KINDS:
         return _PIXELS_OF_OTHER_KINDS[uid]
-    # a damaged image must not pass for something else that may be left out: the class decides, not what is there
+    # a damaged image must not count as another object and be left out: the SOP class decides, not the elements
     if not uid or "Image Storage" in uid.name or ("Rows" in file.header and file.element):
         return ""
     return uid.name.removesuffix(" Storage") if uid.name != uid else f"object of class {uid}, without pixels"
@@ -224,7 +224,7 @@ def numbers(file: DicomFile, keyword: str, count: int, source: Dataset | None = 
         float64; None where the element is absent or empty.
 
     Raises:
-        ReadingError: not so many, no numbers, or not finite.
+        ReadingError: another count, not numbers, or not finite.
     """
     value: Any = None
     try:
@@ -243,7 +243,7 @@ def whole(file: DicomFile, keyword: str, default: int | None = None) -> int:
     """An element's single whole number.
 
     Raises:
-        ReadingError: it is something else, or absent without a default.
+        ReadingError: it is not a whole number, or it is absent and there is no default.
     """
     found = numbers(file, keyword, 1)
     if found is None and default is None:

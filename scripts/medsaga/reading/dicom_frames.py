@@ -1,4 +1,4 @@
-"""The stored pixels of DICOM frames: complete, or refused. pydicom decodes them, by GDCM where they are compressed."""
+"""The stored pixels of DICOM frames, complete or refused. pydicom decodes them, with GDCM where they are compressed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _GREY = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 
 
 def check_frames(file: DicomFile) -> None:
-    """Refuse, from the header alone, pixels that are not read here or that the file cannot hold.
+    """Refuse, from the header alone, pixels of an unsupported kind and more pixels than the file can hold.
 
     Raises:
         ReadingError: float or 1-bit pixels, an unknown transfer syntax or colour, a file that is cut off...
@@ -104,7 +104,7 @@ def read_frames(file: DicomFile) -> Iterator[np.ndarray]:
         raise
     except MemoryError as e:
         raise ReadingError(f"{file.path}: there is not enough memory to decode it.") from e
-    except Exception as e:  # decoders raise whatever they meet
+    except Exception as e:  # decoders raise exceptions of many kinds
         raise ReadingError(f"{file.path}: its pixels cannot be decoded ({file.syntax.name}): {reason(e)}.") from e
 
 
@@ -125,7 +125,7 @@ def _decoded(file: DicomFile, data: bytes) -> np.ndarray:
         picture = Image.open(BytesIO(data))
         subsampled = len({part[1:3] for part in picture.layer}) > 1  # type: ignore[attr-defined]
         if "jfif" in picture.info or "adobe" in picture.info or subsampled:
-            # the codestream itself says that it is YCbCr; many headers say RGB all the same
+            # the codestream itself says that it is YCbCr, although many headers say RGB
             return np.asarray(picture.convert("RGB"))
     names = ("Columns", "Rows", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit")
     sizes = (stored.columns, stored.rows, stored.samples, stored.allocated, stored.bits, stored.high)
@@ -140,7 +140,7 @@ def _decoded(file: DicomFile, data: bytes) -> np.ndarray:
 
 
 def _fragments(file: DicomFile, data: bytes) -> Iterator[bytes]:
-    """Items of encapsulated pixel data, without the offset table; the last has to be followed by a delimiter."""
+    """Items of encapsulated pixel data, without the offset table; a delimiter must follow the last one."""
     place, number = 0, 0
     while True:
         group, element, length = struct.unpack_from("<HHL", data, place) if place + 8 <= len(data) else (0, 0, 0)
@@ -156,7 +156,7 @@ def _fragments(file: DicomFile, data: bytes) -> Iterator[bytes]:
 
 
 def _frames_of(file: DicomFile, fragments: list[bytes]) -> list[bytes]:
-    """Fragments joined to frames: one goes on until the next codestream starts; with RLE it is one fragment."""
+    """Fragments joined to frames: a frame goes on until the next codestream starts; with RLE it is one fragment."""
     frames: list[bytes] = []
     for fragment in fragments:
         if file.syntax == uid.RLELossless or not frames or fragment[:2] == _start(file):
@@ -173,7 +173,7 @@ def _start(file: DicomFile) -> bytes:
 
 
 def _check_codestream(file: DicomFile, data: bytes, number: int) -> None:
-    """Refuse a truncated codestream, which decoders fill up with grey, and one of another size than the header's."""
+    """Refuse a truncated codestream, which decoders fill up with grey, and one whose size differs from the header's."""
     if file.syntax == uid.RLELossless:
         return  # pydicom refuses segments that are too short
     # bytes may follow the end: padding to an even length, or to blocks

@@ -16,7 +16,7 @@ from .image import Grid, ReadingError
 __all__ = ["Slice", "alike", "grid_of", "is_projection", "plane_of", "slices_of", "turned"]
 
 _COSINES = 1e-3  # scanners round direction cosines, and some let them jitter from slice to slice
-_OFF_PLACE = 0.2  # a slice may be off its place by this part of a voxel
+_OFF_PLACE = 0.2  # largest distance of a slice from its place, as a part of a voxel
 _PROJECTIONS = ("CR", "DX", "MG", "RG", "PX", "IO", "RF", "XA")
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
@@ -49,7 +49,7 @@ def slices_of(file: DicomFile) -> list[Slice]:
     """The planes of an image file.
 
     Raises:
-        ReadingError: numbers that cannot be used, or frames whose place is not given.
+        ReadingError: unusable numbers, or frames whose place is not given.
     """
     if "MOSAIC" in file.text("ImageType").upper().split("\\"):
         raise ReadingError(
@@ -161,7 +161,7 @@ def grid_of(where: Path, slices: Sequence[Slice]) -> tuple[Grid, list[Slice]]:
     (A single slice has no other measure of its third axis than SliceThickness.)
 
     Raises:
-        ReadingError: they are no regular volume; the text says what is in the way.
+        ReadingError: they do not form a regular volume; the text says why.
     """
     first = slices[0]
     unplaced = [s for s in slices if s.position is None or s.axes is None]
@@ -232,7 +232,7 @@ def _regular(where: Path, slices: Sequence[Slice], heights: np.ndarray) -> tuple
 
 
 def _straight(where: Path, slices: Sequence[Slice], across: np.ndarray, gap: float, pixel: float) -> None:
-    """Refuse slices that are shifted against each other, all alike by a tilted gantry, or single ones."""
+    """Refuse slices that are shifted against each other: all equally by a tilted gantry, or single ones."""
     off = np.linalg.norm(across - across.mean(axis=0), axis=1).max()
     if off <= _OFF_PLACE * pixel:
         return

@@ -25,7 +25,7 @@ _KINDS = {"1.2.840.10008.5.1.4.1.1.66.4": "SEG", "1.2.840.10008.5.1.4.1.1.481.3"
 
 
 def dicom_label_kind(path: str | Path) -> str:
-    """``SEG`` or ``RTSTRUCT``; empty for everything else, and for what cannot be read."""
+    """``SEG`` or ``RTSTRUCT``; empty for everything else, and for files that cannot be read."""
     path = Path(path)
     if suffix_of(path) in (*VOLUMES, *PICTURES, *ARRAYS) or not path.is_file() or not is_dicom(path):
         return ""
@@ -39,7 +39,7 @@ def label_names(path: str | Path) -> list[str]:
     """Names of the segments of a SEG, or of the regions of an RTSTRUCT, in the file's order.
 
     Raises:
-        ReadingError: naming the file, when it cannot be read or is neither.
+        ReadingError: naming the file, when it cannot be read or is neither a SEG nor an RTSTRUCT.
     """
     path = Path(path)
     kind = dicom_label_kind(path)
@@ -92,7 +92,7 @@ def _load(path: Path, kind: str, class_names: Sequence[str], image: Grid) -> np.
                 layers.add(number, mask_of(name))
             except ReadingError:
                 raise
-            except Exception as err:  # pydicom raises of everything where a file is damaged
+            except Exception as err:  # pydicom raises many kinds of exceptions for a damaged file
                 raise ReadingError(f"{path}: a DICOM {kind} that cannot be read: {reason(err)}.") from err
     return layers.finished()
 

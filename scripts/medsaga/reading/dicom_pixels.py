@@ -1,4 +1,4 @@
-"""Values of DICOM images: stored numbers to the modality's units, padding, and which end is bright."""
+"""Values of DICOM images: conversion to the modality's units, padding, and whether high values are bright."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .image import ReadingError, reason
 
 __all__ = ["channels_of", "check_values", "read_values"]
 
-_OVERLAY_BIT = 0x60000102  # there is an overlay, which may lie in the bits above the pixel's
+_OVERLAY_BIT = 0x60000102  # means that there is an overlay, which may lie in the bits above the pixel's
 
 logger = logging.getLogger(__name__)
 
 
 def channels_of(file: DicomFile) -> int:
-    """1 for grey images, 3 for colour ones, those with a palette among them."""
+    """1 for grey images, 3 for colour images, including those with a palette."""
     return 3 if file.stored.samples == 3 or file.stored.kind == "PALETTE COLOR" else 1
 
 
@@ -63,8 +63,8 @@ def read_values(where: Path, slices: Sequence[Slice], shape: tuple[int, ...]) ->
     """Decode slices.
 
     Stored values become slope × stored + intercept, each slice by its own (or by its modality look-up table). Padding
-    becomes the lowest value of what is no padding. A projection stored as MONOCHROME1 is turned round within the range
-    of its stored bits, so that dense is bright; values of slices in the patient (HU) are left as they are.
+    gets the lowest value of the other pixels. A projection stored as MONOCHROME1 is inverted within the range of its
+    stored bits, so that dense is bright; values of slices in the patient (HU) are not inverted.
 
     Returns:
         of ``shape``, or (W, H, 3), uint8, for colour: int16 or int32 where all slopes are 1 and all intercepts whole,
@@ -132,13 +132,14 @@ def _padding(file: DicomFile, stored: np.ndarray) -> np.ndarray | None:
 
 
 def _stored_bits(file: DicomFile, stored: np.ndarray, padded: np.ndarray | None) -> np.ndarray:
-    """Without the bits that are no part of the values, and with their sign."""
+    """Stored values without the bits that do not belong to them, and with their sign."""
     size, bits, high = 8 * stored.itemsize, file.stored.bits, file.stored.high
     if bits == size:
         return stored
     values = (stored << (size - 1 - high)) >> (size - bits)
     if high == bits - 1 and _OVERLAY_BIT not in file.header:
-        # zeros or a sign may stand above the stored bits; else the header is wrong, and cutting would change values
+        # above the stored bits only zeros or a sign are allowed; else the header is wrong, and cutting would change
+        # values
         odd = (values != stored) & (stored.view(f"u{stored.itemsize}") >> bits != 0)
         if padded is not None:
             odd &= ~padded

@@ -27,7 +27,7 @@ class Folder:
     Attributes:
         images: by SeriesInstanceUID.
         left_out: why each other file is left out.
-        damaged: why files that should be DICOM cannot be read; a series may lack them.
+        damaged: why files that should be DICOM cannot be read; they may be missing from a series.
     """
 
     images: dict[str, list[DicomFile]]
@@ -49,7 +49,7 @@ def read_folder(path: Path) -> Folder:
             suspects.append(file)
         else:
             _add(folder, file)
-    # a slice that has become unreadable must not be missing without a word, least of all the first or the last
+    # a slice that has become unreadable must not be left out without an error, least of all the first or the last
     suffixes = {_suffix(f.path) for files in folder.images.values() for f in files} | {*_DICOM_SUFFIXES}
     for file in suspects:
         if _suffix(file) in _DICOM_SUFFIXES or (_suffix(file) in suffixes and not _is_text(file)):
@@ -74,7 +74,7 @@ def _add(folder: Folder, path: Path) -> None:
 
 
 def _suffix(path: Path) -> str:
-    """Empty for IM0001 and for names that are UIDs."""
+    """A file's suffix; empty for IM0001 and for names that are UIDs."""
     known = suffix_of(path)
     return known or ("" if path.suffix[1:].isdigit() else path.suffix.lower())
 
@@ -91,11 +91,11 @@ def _is_text(path: Path) -> bool:
 def main_slices(where: Path, files: Sequence[DicomFile]) -> tuple[list[Slice], dict[Path, str]]:
     """The slices of a series that make its image, and why each other file is left out.
 
-    Slices belong together by direction, size, spacing and frame of reference. Scouts are left out: images that say
-    LOCALIZER, and single slices in another direction beside the series' others.
+    Slices belong together if they have the same direction, size, spacing and frame of reference. Scouts are left out:
+    images marked LOCALIZER, and single slices in another direction than the others of the series.
 
     Raises:
-        ReadingError: no one image; the text says which there are.
+        ReadingError: the slices do not make exactly one image; the text says which images there are.
     """
     left_out: dict[Path, str] = {}
     others = [f for f in files if not _localizer(f)]

@@ -17,7 +17,7 @@ _LONGEST = 2000  # letters of an error
 class ReadingError(ValueError):
     """A file that cannot be used. The text names the file, what is wrong with it, and what would be right.
 
-    What a damaged header puts into the text cannot steer a terminal or flood a log: characters that do not print
+    Content of a damaged header in the text cannot control a terminal or flood a log: characters that do not print
     become ``?``, and a long text is cut.
     """
 
@@ -77,7 +77,7 @@ class Grid:
         columns, rows, slices = np.ogrid[tuple(slice(n) for n in self.shape)]
         to_other = np.linalg.inv(other.affine) @ self.affine
         inside = 0
-        for index in slices.ravel():  # a slice at a time, in a slice's memory
+        for index in slices.ravel():  # one slice at a time, so that it takes the memory of one slice
             within = np.ones(self.shape[:2], dtype=bool)
             for (a, b, c, d), length in zip(to_other, other.shape):
                 at = (a * columns + b * rows)[..., 0] + c * index + d
@@ -92,8 +92,8 @@ class ImageFile:
 
     Attributes:
         grid: of its voxels.
-        load: decodes the values: an array of the grid's shape, with channels, where there are several, in a last axis.
-            Raises :class:`ReadingError` for a truncated or damaged file.
+        load: decodes the values to an array of the grid's shape, with several channels in a last axis. Raises
+            :class:`ReadingError` for a truncated or damaged file.
         notices: sentences, each naming the file, of what was left out or corrected.
         modality: DICOM's (``CT``, ``MR``, ``DX``), empty for other formats.
     """
@@ -126,6 +126,6 @@ def check_size(path: object, shape: tuple[int, ...], channels: int = 1) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """What a library says of a file it cannot read, in one line: ITK's errors have many, the last says most."""
+    """A library's message on a file that it cannot read, as one line: of ITK's many lines, the last says most."""
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return lines[-1].strip().rstrip(".") if lines else type(error).__name__

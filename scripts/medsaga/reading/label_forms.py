@@ -1,4 +1,4 @@
-"""Labels in every form that people store them in, as class numbers."""
+"""Labels in all common forms of storage, as class numbers."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ __all__ = ["open_label"]
 
 
 def open_label(value: Any, class_names: Sequence[str] | None = None, image: Grid | None = None) -> ImageFile:
-    """Read and check the headers of a label; its result's ``load()`` gives whole numbers, in most forms class numbers.
+    """Read and check the headers of a label; ``load()`` of the result gives whole numbers, in most forms class numbers.
 
-    Forms, told apart by what is given:
+    The form is recognised from ``value``:
 
     * a path: whole numbers of any meaning, one for each voxel;
-    * a path to a file of several channels, one-hot: one for each of ``class_names``, or one for each but the first. Of
-      k channels a voxel gets the class whose value is largest (none above 0: the background), of k − 1 one whose value
-      is at least 0.5;
+    * a path to a file of several channels, one-hot: one for each of ``class_names``, or one for each but the first.
+      With k channels a voxel gets the class with the largest value (the background if none is above 0); with k − 1
+      channels, one whose value is at least 0.5;
     * a path to a DICOM segmentation (SEG) or structure set (RTSTRUCT), whose segments or regions have the classes'
       names;
     * a mapping from names of classes to a path, or a list of paths with an object of the class in each: every voxel
-      that is not 0 has the class. A class that is not there has no voxel.
+      that is not 0 has the class. A class without an entry has no voxels.
 
-    Names are equal as :func:`~medsaga.dicom_seg.label_key` has them, and names that are no class are left out. Where
-    classes overlap, the later one in ``class_names`` is taken, with a notice.
+    Names are compared by :func:`~medsaga.dicom_seg.label_key`, and names of no class are left out. Where classes
+    overlap, the later one in ``class_names`` is taken, with a notice.
 
     Args:
         value: path, or mapping of paths.
@@ -88,7 +88,7 @@ def _from_one_hot(path: Path, values: np.ndarray, class_names: Sequence[str]) ->
         return layers.finished()
     best = np.zeros(values.shape[:-1], dtype=values.dtype)
     for number in range(len(class_names)):
-        # of equal values the later class is taken
+        # if values are equal, the later class is taken
         channel = values[..., number]
         mask = (channel >= best) & (channel > 0)
         layers.add(number, mask, overlaps=mask & (channel == best) if number else None)

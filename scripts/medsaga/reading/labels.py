@@ -12,10 +12,10 @@ from .names import JPEGS, suffix_of
 
 __all__ = ["UNLABELLED", "WHITE", "check_labelled_slices", "class_numbers", "unlabelled", "whole_numbers"]
 
-_TOLERANCE = 1e-3  # of what tools that compute in float32 leave beside whole numbers
+_TOLERANCE = 1e-3  # rounding error of whole numbers in tools that compute in float32
 WHITE = (255, 65535)  # how paint programs and 8- or 16-bit masks store 1
 _MAX_CLASS = 255
-UNLABELLED = 255  # value of voxels of which a label does not say what they are
+UNLABELLED = 255  # value of voxels that are not labelled
 
 
 def whole_numbers(values: np.ndarray, name: str | Path) -> np.ndarray:
@@ -41,7 +41,7 @@ def whole_numbers(values: np.ndarray, name: str | Path) -> np.ndarray:
     if max(-low, high) > 2**31 - 1:
         raise ReadingError(f"{name}: values from {low:g} to {high:g}; expected class numbers, 0 to {_MAX_CLASS}.")
     whole = np.empty(values.shape, dtype=np.int32)
-    for index in range(values.shape[-1]):  # a slice at a time: a CT is checked in a CT's memory
+    for index in range(values.shape[-1]):  # one slice at a time, so that checking takes little memory
         part = values[..., index]
         rounded = np.rint(part)
         apart = np.abs(part - rounded) > _TOLERANCE
@@ -55,11 +55,12 @@ def whole_numbers(values: np.ndarray, name: str | Path) -> np.ndarray:
 
 
 def unlabelled(values: np.ndarray, num_classes: int) -> np.ndarray | None:
-    """Voxels that nobody has labelled: those of value 255, unless it may be how a mask stores 1, or a class.
+    """Voxels that nobody has labelled: those of value 255, unless 255 may be a mask's 1, or a class.
 
-    It is that value where all others are classes and one is not the background, or where 255 fills some slices along
-    an axis and is nowhere else: so of a volume some slices may be labelled and the others not. A picture or volume of 0
-    and 255 alone is a mask, and one of 85, 170 and 255 has three classes that are still to be mapped.
+    255 means "not labelled" in two cases: all other values are classes and at least one is not the background; or 255
+    fills whole slices along an axis and occurs nowhere else, as in a volume of which only some slices are labelled.
+    Otherwise a picture or volume of only 0 and 255 is a mask, and one of 85, 170 and 255 has three classes that are
+    still to be mapped.
 
     Args:
         values: integers, of any shape.
@@ -83,15 +84,15 @@ def unlabelled(values: np.ndarray, num_classes: int) -> np.ndarray | None:
 
 
 def check_labelled_slices(slices: Any, count: int, name: str | Path) -> None:
-    """Refuse what does not say which slices of a volume are labelled.
+    """Refuse a value that is not a list of the labelled slices of a volume.
 
     Args:
         slices: their numbers along the third axis.
-        count: of the volume's slices; 0 of an image without any.
+        count: number of the volume's slices; 0 for an image without slices.
         name: of the label, for errors.
 
     Raises:
-        ReadingError: other than a list of such numbers, each once.
+        ReadingError: it is not a list of such numbers, each once.
     """
     numbers = slices if isinstance(slices, list | tuple) else []
     right = all(type(number) is int and 0 <= number < count for number in numbers)

@@ -38,7 +38,7 @@ class Layers:
         Args:
             number: of the class.
             mask: bool, of the label's shape.
-            overlaps: those of them that an earlier class has as well; all that have one unless given.
+            overlaps: the voxels of ``mask`` to report if an earlier class has them, too; by default all of ``mask``.
         """
         here = self.label[mask if overlaps is None else overlaps]
         for other, count in zip(*np.unique(here[here != 0], return_counts=True)):
@@ -48,7 +48,7 @@ class Layers:
         self.label[mask] = number
 
     def finished(self) -> np.ndarray:
-        """The label; what was covered is logged."""
+        """The label; overlaps of classes are logged."""
         for (under, over), count in self._covered.items():
             _LOGGER.warning(
                 "%s: %d voxels are %s and %s as well; they are taken for %s, the later class.",
@@ -58,14 +58,14 @@ class Layers:
 
 
 def class_of(name: str, class_names: Sequence[str]) -> int | None:
-    """Number of the class that a name in a label means; None where it means none."""
+    """Number of the class that a name in a label refers to; None where it is no class."""
     keys = [label_key(class_name) for class_name in class_names]
     key = label_key(name)
     return keys.index(key) if key in keys else None
 
 
 def needed(class_names: Sequence[str] | None, name: str | Path, form: str) -> Sequence[str]:
-    """The names of the classes, which a form of labels cannot do without.
+    """The names of the classes, for a form of labels that needs them.
 
     Raises:
         ReadingError: there are none.

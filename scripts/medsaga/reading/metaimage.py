@@ -1,7 +1,7 @@
 """Headers of MetaImage files (.mha, .mhd).
 
-They are lines of text, ``key = value``. ITK reads them, too, but does not say where the values are, and not whether
-they are all there.
+They are lines of text, ``key = value``. ITK reads them, too, but does not say where the values are, or whether they are
+complete.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def metaimage_header(path: Path) -> StoredVolume:
 
     Raises:
         ReadingError: what it says cannot be used.
-        Exception: numbers that are none.
+        Exception: values that should be numbers and are not.
     """
     with open(path, "rb") as file:
         raw = file.read(_MOST_HEADER)
@@ -125,7 +125,7 @@ def _affine(path: Path, fields: Mapping[str, str], rank: int) -> np.ndarray:
         return found.reshape(default.shape)
 
     spacing = numbers(("ElementSpacing", "ElementSize"), np.ones(rank))
-    directions = numbers(("TransformMatrix", "Orientation", "Rotation"), np.eye(rank)).T  # a row of the file is an axis
+    directions = numbers(("TransformMatrix", "Orientation", "Rotation"), np.eye(rank)).T  # each row there is an axis
     origin = numbers(("Offset", "Position", "Origin"), np.zeros(rank))
     axes = min(rank, 3)
     affine = np.eye(4)

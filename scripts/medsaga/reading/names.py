@@ -1,4 +1,4 @@
-"""What a case is called: one rule for datalists, cache, outputs and app."""
+"""The name of a case: one rule for datalists, cache, outputs and app."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 __all__ = ["ARRAYS", "PICTURES", "SUFFIXES", "VOLUMES", "is_series", "name_without_suffix", "suffix_of"]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")  # without a place in space
-JPEGS = (".jpg", ".jpeg")  # whose values are changed where a mask has edges
+JPEGS = (".jpg", ".jpeg")  # compression changes their values at the edges of a mask
 VOLUMES = (".nii", ".nii.gz", ".nrrd", ".seg.nrrd", ".nhdr", ".mha", ".mhd")
 
 ARRAYS = (".npz", ".h5", ".npy.h5")  # an image and its label in one file

@@ -16,7 +16,7 @@ __all__ = ["nifti_header"]
 _KINDS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # by the code of the unit: unknown, metre, mm, micrometre
 
-_quiet = logging.Logger("nifti")  # what nibabel corrects by itself is either refused here or does not matter
+_quiet = logging.Logger("nifti")  # header errors that nibabel corrects by itself are refused here or do not matter
 _quiet.addHandler(logging.NullHandler())
 
 
@@ -25,7 +25,7 @@ def nifti_header(path: Path) -> StoredVolume:
 
     Raises:
         ReadingError: what it says cannot be used.
-        Exception: nibabel's, where it can make nothing of it.
+        Exception: nibabel's, where it cannot read the header.
     """
     compression = "zlib" if path.name.lower().endswith(".gz") else ""
     raw = b""
@@ -66,7 +66,7 @@ def nifti_header(path: Path) -> StoredVolume:
 
 
 def _check_pixdim(path: Path, header: nib.Nifti1Header) -> None:
-    """Where the affine is made from pixdim, refuse a voxel of no size: nibabel would make it 1 mm."""
+    """Where the affine is made from pixdim, refuse a voxel size of 0, which nibabel would change to 1 mm."""
     axes = min(max(int(header["dim"][0]), 1), 3)
     spacing = header["pixdim"][1 : 1 + axes].astype(float)
     if header["sform_code"] <= 0 and not (np.isfinite(spacing) & (spacing != 0)).all():

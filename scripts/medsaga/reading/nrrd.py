@@ -39,7 +39,7 @@ _TO_RAS = {
     "lps": (-1, -1, 1),
     "": (-1, -1, 1),  # as ITK takes it
 }
-_NO_CHANNELS = ("complex", "matrix", "quaternion")  # parts of kinds whose values mean nothing one by one
+_NO_CHANNELS = ("complex", "matrix", "quaternion")  # parts of names of kinds whose values have no meaning one by one
 _SPATIAL_KINDS = ("domain", "space", "???", "none", "")
 
 
@@ -48,7 +48,7 @@ def nrrd_header(path: Path) -> StoredVolume:
 
     Raises:
         ReadingError: what it says cannot be used.
-        Exception: pynrrd's, where it can make nothing of it.
+        Exception: pynrrd's, where it cannot read the header.
     """
     with open(path, "rb") as file:
         stream = io.BytesIO(file.read(_MOST_HEADER))
@@ -151,7 +151,7 @@ def _kinds(header: Mapping[str, Any], sizes: tuple[int, ...]) -> list[str]:
 
 
 def _channel_axis(path: Path, header: Mapping[str, Any], sizes: tuple[int, ...], axes: list[int]) -> int | None:
-    """The axis that is none in space: a list of values in each voxel. None where there is none."""
+    """The axis that is not spatial, with a list of values for each voxel. None where there is none."""
     others = [axis for axis in range(len(sizes)) if axis not in axes and sizes[axis] != 1]
     if others and path.name.lower().endswith(".seg.nrrd"):
         raise ReadingError(

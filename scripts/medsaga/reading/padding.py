@@ -1,4 +1,4 @@
-"""Values that stand where a scanner has measured nothing."""
+"""Values at places where a scanner has measured nothing."""
 
 from __future__ import annotations
 

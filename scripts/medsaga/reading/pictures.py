@@ -27,11 +27,11 @@ def open_picture(path: Path, label: bool = False) -> ImageFile:
     """Read and check the header of a picture.
 
     Its values are (W, H), or (W, H, 3) for colours: upright by EXIF, without alpha (what is transparent is black). A
-    palette of greys is read as these. Of a label the palette's other entries are class numbers, 1-bit pixels are 0 and
-    1, and colours that are greys are one channel; other colours are refused.
+    palette of greys is read as grey values. In a label, indices of any other palette are class numbers, 1-bit pixels
+    are 0 and 1, and colours that are greys become one channel; other colours are refused.
 
     Args:
-        path: its content decides on the format, whatever its suffix.
+        path: of the file, whose content decides on the format, whatever its suffix.
         label: the values are class numbers.
 
     Raises:
@@ -52,7 +52,7 @@ def open_picture(path: Path, label: bool = False) -> ImageFile:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """A picture whose header has been checked; whatever fails names the file."""
+    """An open picture whose header has been checked; every error names the file."""
     try:
         with Image.open(path, formats=_FORMATS) as picture:
             _check_header(path, picture)
@@ -67,7 +67,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             if dicom
             else f"{path}: its content is not PNG, JPEG, BMP or TIFF, of a kind that is read, or it is damaged."
         ) from err
-    except Exception as err:  # PIL raises of everything: OSError, SyntaxError, struct.error, its own bomb error
+    except Exception as err:  # PIL raises many kinds: OSError, SyntaxError, struct.error, its own bomb error
         raise ReadingError(f"{path}: it cannot be read as a picture, or not to its end: {reason(err)}.") from err
 
 
@@ -79,7 +79,7 @@ def _check_header(path: Path, picture: Image.Image) -> None:
             f"{path}: its header gives {picture.width} × {picture.height} pixels, more than the "
             f"{Image.MAX_IMAGE_PIXELS} that are read; make it smaller."
         )
-    # MPO: a JPEG as phones take it, with previews behind it
+    # MPO: a JPEG as phones save it, followed by previews
     pages = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
     if pages > 1:
         raise ReadingError(f"{path}: {pages} pages; save the one as a file of its own.")
@@ -87,14 +87,14 @@ def _check_header(path: Path, picture: Image.Image) -> None:
         if picture.mode.startswith("I") and picture.tag_v2.get(_PHOTOMETRIC) == 0:
             raise ReadingError(f"{path}: 16-bit TIFF whose white is zero; save it with black as zero.")
         if picture.tag_v2.get(_ORIENTATION) in _TURNED and picture.tile and picture.tile[0][0] == "raw":
-            # Pillow 13 decodes such rows with the length of columns
+            # Pillow 13 decodes the rows of such a file with the length of its columns
             raise ReadingError(f"{path}: TIFF whose orientation tag turns it by 90°; save it upright, without the tag.")
 
 
 def _turned(picture: Image.Image) -> bool:
-    """Whether EXIF says that rows are columns; of a TIFF PIL has seen to it."""
+    """Whether EXIF says that rows are columns; for a TIFF PIL has turned it already."""
     if picture.format == "TIFF" or (picture.format == "PNG" and "exif" not in picture.info):
-        return False  # PIL would decode a PNG in search for EXIF behind the pixels
+        return False  # PIL would decode the whole PNG to look for EXIF after the pixels
     return picture.getexif().get(_ORIENTATION) in _TURNED
 
 

@@ -1,4 +1,4 @@
-"""The reading of this package as MONAI's reader."""
+"""A reader for MONAI that uses this package."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 class MedicalImageReader(ImageReader):
-    """MONAI reader of everything that is opened here.
+    """MONAI reader of all formats that this package opens.
 
-    Hand it to ``LoadImage`` at the call, as :class:`~medsaga.transforms.ReadImaged` does: a reader that is only
-    registered there is followed by MONAI's own, which read what this one refuses.
+    Pass it to each call of ``LoadImage``, as :class:`~medsaga.transforms.ReadImaged` does. If a reader is only
+    registered, ``LoadImage`` also tries MONAI's own readers, which read files that this one refuses.
 
     Args:
         open_file: from a path to the image, such as :func:`~medsaga.reading.open_image`.

@@ -1,4 +1,4 @@
-"""The files of an examination of which each sequence is a file of its own, told by the ends of their names."""
+"""The files of an examination with one file for each sequence, recognised by the ends of their names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["sequence_files", "sequence_name"]
 
 
 def sequence_files(path: str | Path, sequences: Sequence[str]) -> list[str]:
-    """Paths of all sequences, from that of the first: same folder, same suffix, same name but for its end.
+    """Paths of all sequences, from the path of the first: same folder, suffix and name except for its end.
 
     Args:
         path: file or folder of the first sequence, whose name without suffix ends with ``sequences[0]``.
@@ -39,7 +39,7 @@ def sequence_files(path: str | Path, sequences: Sequence[str]) -> list[str]:
 
 
 def sequence_name(path: str | Path, sequences: Sequence[str]) -> str:
-    """What the names of an examination's sequences have in common: that of the first without suffix and end.
+    """The common name of an examination's sequences: the first one's name without suffix and end.
 
     Raises:
         ValueError: the name does not end with ``sequences[0]``.

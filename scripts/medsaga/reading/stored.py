@@ -1,7 +1,7 @@
-"""Values as they stand in the file of a volume, read to their end and checked: the same for NIfTI, NRRD and MetaImage.
+"""Stored values of a volume's file, read to their end and checked, in the same way for NIfTI, NRRD and MetaImage.
 
-ITK returns memory as it finds it where a compressed MetaImage is damaged, and nibabel does not read on to the checksum
-of a ``.nii.gz``; so the stream is decoded here, by Python's own zlib and bz2.
+ITK returns uninitialised memory where a compressed MetaImage is damaged, and nibabel does not read as far as the
+checksum of a ``.nii.gz``. Therefore the stream is decoded here, with Python's own zlib and bz2.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LOGGER = logging.getLogger(__name__)
 _READ = 2**17
 _PIECE = 2**20
 _MOST_BEHIND = 2**24
-_DEFLATE_RATIO = 1032  # the most that deflate makes of a byte
+_DEFLATE_RATIO = 1032  # the most bytes that deflate can encode in one
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class StoredVolume:
         shape: in the order of the file's axes, the first of which runs fastest.
         dtype: of the values in the file, with its byte order.
         affine: (4, 4), from voxels to mm in RAS.
-        file: with the values; another than the header's, where they are apart.
+        file: with the values; a separate one where they are not in the header's file.
         start: bytes of ``file`` before the stream of values; None: the values are its last bytes.
         skip: decoded bytes before the values.
         compression: ``zlib`` (also gzip), ``bz2`` or none.
@@ -64,7 +64,7 @@ class StoredVolume:
 
 
 def data_file_beside(path: Path, name: str) -> Path:
-    """The file with the values of a header of its own, which must lie beside it.
+    """The file with the values that belong to a separate header file, which must lie beside that file.
 
     Raises:
         ReadingError: it lies elsewhere, is not there, or there are several.
@@ -79,10 +79,10 @@ def data_file_beside(path: Path, name: str) -> Path:
 
 
 def check_stored(path: Path, stored: StoredVolume) -> None:
-    """Refuse, without decoding anything, a file that cannot hold what its header announces.
+    """Refuse, without decoding anything, a file that is too small for what its header describes.
 
     Raises:
-        ReadingError: it is too small, also if it were compressed as well as can be.
+        ReadingError: it is too small even for the best possible compression.
     """
     if min(stored.start or 0, stored.skip) < 0:
         raise ReadingError(f"{path}: its header places the values before the start of the file; it is damaged.")
@@ -96,7 +96,7 @@ def check_stored(path: Path, stored: StoredVolume) -> None:
 
 
 def read_stored(path: Path, stored: StoredVolume) -> np.ndarray:
-    """Decode the values, and read on to the end of the stream, where its checksum stands.
+    """Decode the values, and read on to the end of the stream, where its checksum is.
 
     Args:
         path: is named in errors.
@@ -172,7 +172,7 @@ def _inflated(path: Path, file: BinaryIO) -> Iterator[bytes]:
     decoder, data = None, b""
     while data := data or file.read(_READ):
         if decoder is None:
-            data = data.lstrip(b"\0")  # what pads a gzip file
+            data = data.lstrip(b"\0")  # zeros that pad a gzip file
             if not data:
                 continue
             decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: gzip or zlib, as its first bytes say

@@ -18,7 +18,7 @@ __all__ = ["region_mask", "region_names"]
 _LOGGER = logging.getLogger(__name__)
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _OFF_PLANE = 0.25  # of a voxel; a contour farther away was drawn on other slices
-_DECIMALS = 3  # of voxels: what rounding leaves of a contour that runs through centres of voxels
+_DECIMALS = 3  # of voxels: removes the rounding error of a contour that runs through voxel centres
 
 
 def region_names(structures: pydicom.Dataset) -> dict[int, str]:
@@ -29,9 +29,9 @@ def region_names(structures: pydicom.Dataset) -> dict[int, str]:
 def region_mask(structures: pydicom.Dataset, name: str, image: Grid, path: Path) -> np.ndarray:
     """The voxels whose centres are inside the contours of all regions of one name.
 
-    Contours of a region in one slice are taken by the even-odd rule, so that one inside another is a hole, and one that
-    runs there and back along a line (keyhole) has one as well. A contour need not be axial, but along two axes of the
-    image. Nothing is interpolated between slices.
+    Contours of a region in one slice are filled by the even-odd rule: a contour inside another is a hole, and a contour
+    that runs there and back along a line (keyhole) also has a hole. A contour need not be axial, but it must lie along
+    two axes of the image. Nothing is interpolated between slices.
 
     Args:
         structures: with the contours.
@@ -78,7 +78,7 @@ def region_mask(structures: pydicom.Dataset, name: str, image: Grid, path: Path)
 
 
 def _draw(own: np.ndarray, points: np.ndarray, name: str, path: Path) -> tuple[int, int]:
-    """Invert what is inside a closed contour; returns the axis it lies across, and the slice."""
+    """Invert the inside of a closed contour; returns the axis at right angles to the contour, and the slice."""
     axis = int(np.argmin(np.ptp(points, axis=0)))
     across = points[:, axis]
     index = round(float(across.mean()))
@@ -100,7 +100,7 @@ def _draw(own: np.ndarray, points: np.ndarray, name: str, path: Path) -> tuple[i
 
 
 def _warn_of_gaps(slices: set[tuple[int, int]], name: str, path: Path) -> None:
-    """Every second or third slice drawn: the slices between, which the tool that drew them fills in, stay empty."""
+    """Warn if only every second or third slice is drawn: slices that the drawing tool would fill in stay empty."""
     if len({axis for axis, _ in slices}) != 1 or len(slices) < 3:
         return
     steps = np.diff(sorted(index for _, index in slices))

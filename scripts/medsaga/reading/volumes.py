@@ -32,7 +32,7 @@ def open_volume(path: Path, label: bool = False) -> ImageFile:
     examination, time points, or the classes of a one-hot label.
 
     Values keep their type, in the machine's byte order; rescaled ones are float32. :func:`replace_padding` is applied
-    to images; what it replaced is known, and logged, only when the values are read.
+    to images; what it replaces is known and logged only when the values are read.
 
     Args:
         path: .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd. Values in a file of their own must lie in the same folder.
@@ -53,7 +53,7 @@ def open_volume(path: Path, label: bool = False) -> ImageFile:
         check_stored(path, stored)
     except (ReadingError, FileNotFoundError):
         raise
-    except Exception as err:  # of a library that can make nothing of a damaged header
+    except Exception as err:  # of a library that cannot read a damaged header
         raise ReadingError(f"{path}: its header cannot be read: {reason(err)}.") from err
     values_shape = (*shape, channels) if channels > 1 else shape
     load = partial(_load, path, stored, axis, values_shape, label)
@@ -61,7 +61,7 @@ def open_volume(path: Path, label: bool = False) -> ImageFile:
 
 
 def _layout(path: Path, stored: StoredVolume) -> tuple[tuple[int, int, int], int, int | None]:
-    """Shape of the volume, number of channels, and their axis in the file: the one beyond three that is not of 1."""
+    """Shape of the volume, number of channels, and the channels' axis in the file: beyond the third, of length > 1."""
     shape, axis = stored.shape, stored.channel_axis
     spatial = [i for i in range(len(shape)) if i != axis]
     beyond = [i for i in spatial[3:] if shape[i] != 1]

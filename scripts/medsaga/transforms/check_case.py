@@ -28,8 +28,8 @@ def _name(image: torch.Tensor, key: str) -> str:
 class CheckCased(Transform):
     """Check one case after ``OrientSlicesd``: channels, dimensions, finite values, label's shape, place and classes.
 
-    Of a bundle with one class, a label of 0 and 255 is taken for one of 0 and 1, with a warning. Otherwise 255 means
-    that a voxel is not labelled (:func:`~medsaga.reading.labels.unlabelled`), and stays.
+    For a bundle with one class, 0 and 255 in a label are read as 0 and 1, with a warning. Otherwise 255 means that a
+    voxel is not labelled (:func:`~medsaga.reading.labels.unlabelled`), and is kept.
 
     Args:
         num_classes: number of classes including background; label values are 0 to ``num_classes - 1``, or 255.
@@ -40,8 +40,8 @@ class CheckCased(Transform):
     Raises:
         ValueError: naming the file, when the image has other than 2 or 3 spatial dimensions, another number of
             channels, NaN or infinite values, or no contrast at all;
-            when the label's shape differs from the image's, it holds values outside the classes, or its header puts it
-            elsewhere in space by more than half a voxel.
+            when the label's shape differs from the image's, the label holds values outside the classes, or its header
+            places it more than half a voxel away from the image.
     """
 
     def __init__(

@@ -52,8 +52,8 @@ class Cut:
 def cuts(shape: tuple[int, int, int], affine: np.ndarray | None = None) -> list[Cut]:
     """The planes to cut a volume in, after :class:`~medsaga.transforms.OrientSlicesd`: its own first.
 
-    Others are left out where their pixels would be more than three times as long as wide, as those across the slices of
-    a usual CT are, and where a side would have fewer than eight voxels.
+    Other planes are left out where their pixels would be more than three times as long as wide, as in planes across the
+    slices of a usual CT, and where a side would have fewer than eight voxels.
 
     Args:
         shape: of the volume.

@@ -22,7 +22,7 @@ def _fitted_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
 def _resize(images: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     """Bilinear interpolation of (B, C, H, W) to (B, C, *shape), antialiased where it shrinks."""
     if shape[1] == 1 < shape[0]:
-        # torch 2.14 on a CPU mixes up the rows of a result one column wide; those of one row are right
+        # torch 2.14 on a CPU mixes up the rows of a result one column wide; a result of one row is right
         return _resize(images.mT, (1, shape[0])).mT
     return F.interpolate(images, size=shape, mode="bilinear", align_corners=False, antialias=True)
 

@@ -1,4 +1,4 @@
-"""Scores of what is labelled, where labels leave voxels out."""
+"""Score only labelled voxels, where labels leave voxels out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["OnlyLabelledd"]
 
 
 class OnlyLabelledd(MapTransform):
-    """Background where the label is 255, in label and prediction alike: what nobody has labelled counts neither way.
+    """Background where the label is 255, in label and prediction alike: unlabelled voxels have no effect on scores.
 
     A surface that crosses from labelled to unlabelled slices ends there in both.
 

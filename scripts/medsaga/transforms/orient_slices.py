@@ -18,7 +18,7 @@ __all__ = ["ALL_PLANES", "AXES", "PLANES", "OrientSlicesd", "nearest_plane"]
 
 logger = logging.getLogger(__name__)
 
-# where rows, columns and slices of each plane go as their numbers grow: an axis of RAS space, and its sign
+# direction of growing row, column and slice numbers in each plane: an axis of RAS space, and its sign
 AXES = {
     "axial": ((1, -1), (0, -1), (2, 1)),  # PLS
     "coronal": ((2, -1), (0, -1), (1, -1)),  # ILP
@@ -28,11 +28,12 @@ PLANES = ("auto", *AXES)
 ALL_PLANES = "all"
 _PLANE_ACROSS = {2: "axial", 1: "coronal", 0: "sagittal"}  # by the RAS axis that its slices are stacked along
 
-# slices this many times as far apart as pixels were acquired in this plane
+# a volume was acquired in the plane whose slices are at least this many times as far apart as its pixels
 _THICK = 1.5
 
-# two ways to turn a volume are equally good when their sums of three direction cosines differ by less: at 45° rounding
-# must not choose, and a label whose header differs a little from its image's must be turned as the image is
+# two ways to turn a volume are equally good when their sums of three direction cosines differ by less than this: at 45°
+# the choice must not depend on rounding, and a label whose header differs slightly from its image's must be turned as
+# the image is
 _TIE = 1e-3
 _LABEL_TIE = 0.1
 
@@ -44,10 +45,10 @@ class OrientSlicesd(MapTransform, InvertibleTransform):
     columns to left, slices to posterior (``ILP``); sagittal ones rows to inferior, columns to posterior, slices to
     left (``IPL``). No voxel is interpolated: an oblique image is turned to the nearest of these, and its affine says
     where it is. The inverse restores the file's order of voxels and its affine bit for bit, because it undoes the
-    permutation and flips that were recorded. (MONAI's ``Orientationd`` works them out anew from the affine, and at 45°
-    finds others.)
+    permutation and flips that were recorded. (MONAI's ``Orientationd`` derives them again from the affine, and at 45°
+    it finds others.)
 
-    2-D images are turned in the plane in which they lie; ``plane`` is not about them.
+    2-D images are turned in the plane in which they lie; ``plane`` does not apply to them.
 
     Args:
         keys: MetaTensors (C, W, H) or (C, W, H, D) with affines from voxels to RAS. The first key that the data has,
@@ -55,8 +56,8 @@ class OrientSlicesd(MapTransform, InvertibleTransform):
         plane: ``axial``, ``coronal``, ``sagittal``, or ``auto``: the plane in which a volume was acquired. Its slices
             are stacked along an axis of one voxel, else along one whose spacing is at least 1.5 times that of both
             others; otherwise it is axial. A plane other than axial is logged, with the file's name. None is for 2-D
-            images and single slices, and refuses volumes. ``all`` turns as ``auto`` does: the other planes are cut from
-            what it gives (:func:`~medsaga.transforms.cut_planes.cuts`).
+            images and single slices, and refuses volumes. ``all`` turns as ``auto`` does; the other planes are cut from
+            the result (:func:`~medsaga.transforms.cut_planes.cuts`).
         allow_missing_keys: skip keys that the data does not have.
 
     Raises:
@@ -155,9 +156,9 @@ def _directions(affine: np.ndarray, rank: int, name: object) -> np.ndarray:
 
 
 def _nearest_axes(directions: np.ndarray, preferred: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The RAS axis that is nearest to each axis of an image, each of them once: the largest sum of direction cosines.
+    """The nearest RAS axis of each axis of an image, each used once, by the largest sum of direction cosines.
 
-    No cosine of the best choice is near 0 (for a rotation none is below 0.45), so that signs need no rule for ties.
+    No cosine of the best choice is near 0 (for a rotation none is below 0.45), so the signs need no rule for ties.
     """
     cosines = np.abs(directions)
     sums = {axes: sum(cosines[axis, i] for i, axis in enumerate(axes)) for axes in itertools.permutations(range(3))}

@@ -25,29 +25,29 @@ __all__ = ["ReadImaged"]
 
 logger = logging.getLogger(__name__)
 
-_SAME = 0.1  # voxels that grids of one shape may lie apart to count as one
+_SAME = 0.1  # largest distance in voxels of two grids of one shape that count as equal
 
 
 class ReadImaged(MapTransform):
-    """Dictionary transform from paths to images with channels first, float32, in the place of MONAI's ``LoadImaged``.
+    """Dictionary transform from paths to images with channels first, float32, instead of MONAI's ``LoadImaged``.
 
-    ``LoadImaged`` goes on to MONAI's other readers where one refuses a file; here a file that
-    :func:`~medsaga.reading.open_image` refuses is refused.
+    Where one reader refuses a file, ``LoadImaged`` tries MONAI's other readers. This transform refuses every file that
+    :func:`~medsaga.reading.open_image` refuses.
 
     An image is a path or a list of paths, one a sequence, which become channels. A sequence on another grid than the
-    first is resampled to it, linearly and with a notice; what it does not cover gets its nearest values. A label has
-    any form that :func:`~medsaga.reading.label_forms.open_label` takes.
+    first is resampled to it, linearly and with a notice; voxels that it does not cover get its nearest values. A label
+    has any form that :func:`~medsaga.reading.label_forms.open_label` takes.
 
     Args:
         keys: of paths.
         label_keys: those of ``keys`` whose values are class numbers.
         allow_missing_keys: skip keys that a case does not have.
-        class_names: of all classes, background first; by them labels are read that have a channel, a file, a segment or
-            a region for each class.
+        class_names: of all classes, background first; needed for labels that have a channel, a file, a segment or a
+            region for each class.
         sequences: ends of the names of files, one a sequence: an image given by the path of the first is read with
             those beside it, see :func:`~medsaga.reading.sequences.sequence_files`. None: a path is the whole image.
-        labelled_slices_key: of the numbers of the slices that are labelled, along the third axis of the file; in all
-            others of a volume the label says nothing (255). Data without it are labelled everywhere.
+        labelled_slices_key: of the numbers of the slices that are labelled, along the third axis of the file; all other
+            slices of a volume are not labelled (255). Data without this key are labelled everywhere.
         image_key: of the image on which labels without a grid of their own (DICOM SEG, RTSTRUCT) are drawn.
 
     Returns (of a call):
@@ -114,7 +114,7 @@ class ReadImaged(MapTransform):
 
 
 def _of_slices(label: MetaTensor, slices: Sequence[int]) -> MetaTensor:
-    """A label of which only some slices count; the others become 255."""
+    """A label of which only some slices are labelled; the others become 255."""
     count = label.shape[-1] if label.ndim == 4 else 0
     check_labelled_slices(slices, count, label.meta["filename_or_obj"])
     kept = torch.zeros(count, dtype=torch.bool)
@@ -149,7 +149,7 @@ def _on_grid_of(image: MetaTensor, other: MetaTensor) -> MetaTensor:
     """Another sequence of the same examination on the voxels of the first.
 
     Raises:
-        ReadingError: they have no place to tell how, or do not overlap.
+        ReadingError: they have no place in space, or do not overlap.
     """
     grid, own = _grid(image), _grid(other)
     name, first = other.meta["filename_or_obj"], image.meta["filename_or_obj"]

@@ -26,8 +26,8 @@ __all__ = ["SaveMaskd"]
 class SaveMaskd(MapTransform):
     """Write label maps as ``output_dir/CASE_POSTFIX.EXT``, each whole or not at all, after ``Invertd``.
 
-    In the place of MONAI's ``SaveImaged``, which cuts names at their last dot (``1.2.840.10`` and ``1.2.840.11`` become
-    one file) and writes over what it has written before. A file of an earlier run is replaced.
+    It replaces MONAI's ``SaveImaged``, which cuts names at their last dot (``1.2.840.10`` and ``1.2.840.11`` become one
+    file) and writes over what it has written before. A file of an earlier run is replaced.
 
     NIfTI gets the affine as sform (of scanner coordinates), and the nearest rotation as qform; NRRD and MetaImage get
     it as origin, spacing and directions. A 2-D mask has one slice in these formats. A PNG lies on its picture pixel by
@@ -46,7 +46,7 @@ class SaveMaskd(MapTransform):
     Raises:
         ValueError: another ``output_ext``; a volume as PNG; values that are not class numbers; a SEG of an image that
             is not DICOM, or in which no voxel is segmented; a file that this object has written for another image.
-        OSError: naming the file that could not be written; what was there before stays.
+        OSError: naming the file that could not be written; an earlier file of that name stays.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class SaveMaskd(MapTransform):
         affine = to_affine_nd(3, np.asarray(mask.affine, dtype=np.float64))
         if self.output_ext == ".png" and values.shape[2] > 1:
             raise ValueError(f"{source}: a volume cannot be a PNG; choose another output_ext, such as .nii.gz.")
-        # writers tell formats by the suffix, hence it ends the temporary name, too
+        # writers recognise formats by the suffix, so the temporary name ends with it, too
         with replacing(path, f"writing{self.output_ext}") as temporary:
             try:
                 if self.output_ext == _SEG:
@@ -129,7 +129,7 @@ def _class_numbers(mask: MetaTensor, source: str) -> np.ndarray:
 def _write_itk(values: np.ndarray, affine: np.ndarray, path: Path) -> None:
     image = ITKWriter.create_backend_obj(values, channel_dim=None, affine=affine, dtype=np.uint8)
     itk.imwrite(image, str(path), compression=True)
-    # ITK does not see that the end of a file, or the whole of a small one, finds no room on the disk
+    # ITK does not notice when the disk has no room for the end of a file, or for all of a small one
     try:
         whole = np.array_equal(itk.array_view_from_image(itk.imread(str(path))).T, values)
     except RuntimeError:
@@ -142,7 +142,7 @@ def _write_png(values: np.ndarray, affine: np.ndarray, path: Path) -> None:
     PILWriter.create_backend_obj(values[..., 0], dtype=np.uint8, scale=None).save(path)
 
 
-# MONAI Label leaves out what saves in a bundle, SaveImaged, and writes masks itself
+# MONAI Label leaves out a bundle's SaveImaged transforms and writes masks itself
 SaveImaged.register(SaveMaskd)
 
 _SEG = ".dcm"

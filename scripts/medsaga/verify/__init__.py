@@ -1,4 +1,4 @@
-"""Any MONAI bundle checked: files, metadata, configs, network and weights, and what must not be handed on."""
+"""Check any MONAI bundle: files, metadata, configs, network and weights, and data that must not be published."""
 
 from .findings import Finding
 from .run import verify_bundle, verify_folder

@@ -17,7 +17,7 @@ from .findings import SkippedError
 __all__ = ["Bundle"]
 
 _SUFFIXES = (".json", ".yaml", ".yml")
-# keys of this package's bundles, for checks that other bundles have no counterpart of
+# keys of this package's bundles, for checks that do not apply to other bundles
 _OWN = ("class_names", "channel_names", "image_size", "plane")
 
 
@@ -27,9 +27,9 @@ class Bundle:
 
     Args:
         root: its folder.
-        published: what is handed on to others; then nothing of this machine and of patients may be in it.
+        published: whether it is handed on to others; then it must not contain data of this machine or of patients.
         source: folder that it was made from, with the ``dataset.json`` of the training; None for the bundle itself.
-        run: build the network and load weights, which evaluates what the configs say.
+        run: whether to build the network and load weights, which evaluates expressions of the configs.
     """
 
     root: Path
@@ -72,7 +72,7 @@ class Bundle:
         return ConfigParser.load_config_file(str(self.configs[name]))
 
     def parser(self, *names: str) -> ConfigParser:
-        """MONAI's parser of some configs, the later over the earlier, which has evaluated nothing."""
+        """MONAI's parser of some configs, of which later ones override earlier ones; it has evaluated nothing."""
         for name in names:
             self.config(name)
         parser = ConfigParser()
@@ -120,7 +120,7 @@ class Bundle:
 
     @cached_property
     def trained_output(self) -> torch.Tensor:
-        """What the network with the bundle's weights gives for the example."""
+        """Output of the network with the bundle's weights for the example."""
         if not (self.root / "models" / "model.pt").is_file():
             raise SkippedError("there is no models/model.pt to compare with")
         self.network.load_state_dict(self.weights)

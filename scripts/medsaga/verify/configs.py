@@ -33,12 +33,12 @@ _SAME = ("class_names", "channel_names", "sequences", "image_size", "plane")
 _SAME_NETWORK = ("encoder", "in_channels", "num_classes", "image_size")
 # a key below one that is not there, or a macro
 _UNREADABLE = (KeyError, IndexError, ValueError)
-# what only the training's preprocessing does: labels
+# transforms of labels, which only the training's preprocessing has
 _LABELS_ONLY = ("MapLabelValued", "AsDiscreted")
 
 
 def references(bundle: Bundle) -> Iterator[str]:
-    """Every ``@x`` and ``%x`` of a config, or of the config with what it is laid over, names something in it."""
+    """Every ``@x`` and ``%x`` of a config names something in it, or in the configs that it is an overlay of."""
     skip_without(bundle.configs, "there are no configs")
     for name in bundle.configs:
         try:
@@ -58,11 +58,11 @@ def targets(bundle: Bundle) -> Iterator[str]:
         for name in bundle.configs:
             try:
                 parser, _ = _parsed(bundle, name)
-            except _UNREADABLE:  # references say so
+            except _UNREADABLE:  # reported by the check of references
                 continue
             for key, item in parser.ref_resolver.items.items():
                 problem = _problem(item, bundle) if isinstance(item, ConfigComponent) else ""
-                if problem and problem not in said:  # what a config is laid over comes again
+                if problem and problem not in said:  # the same problem occurs in each overlay of a config
                     said.add(problem)
                     yield f"{name}, {key}: {problem}"
 
@@ -141,7 +141,7 @@ def own_name(bundle: Bundle) -> Iterator[str]:
 
 
 def _parsed(bundle: Bundle, name: str) -> tuple[ConfigParser, dict[str, list[str]]]:
-    """A config over that which it is laid over, the one with most of what it refers to, and what is still missing."""
+    """A config with the base configs that resolve most of its references, and the references that are still missing."""
     parsed, problems = [], []
     for below in ((), ("train",), ("train", "evaluate"), ("inference",)):
         stands_alone = name in ("train", "inference")
@@ -160,7 +160,7 @@ def _parsed(bundle: Bundle, name: str) -> tuple[ConfigParser, dict[str, list[str
 
 
 def _unresolved(parser: ConfigParser) -> dict[str, list[str]]:
-    """References to what is not there, with the keys that have them."""
+    """References to missing keys, with the keys that have these references."""
     missing: dict[str, list[str]] = {}
     items = parser.ref_resolver.items
     for key, item in items.items():
@@ -179,12 +179,12 @@ def _problem(component: ConfigComponent, bundle: Bundle) -> str:
     if not isinstance(target, str) or target.startswith(("$", "@", "%")):
         return ""
     if not bundle.run and (bundle.root / target.split(".")[0]).exists():
-        return ""  # code of the bundle's own
+        return ""  # the bundle's own code
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             found = locate(component.resolve_module_name())
-        except Exception as error:  # whatever a module does as it is imported
+        except Exception as error:  # importing a module may raise anything
             return f"_target_ {target!r} cannot be imported: {error}. Install what it needs, or name another."
     if found is None:
         return f"_target_ {target!r} is not there: mend the name, or install the package that has it."
@@ -207,7 +207,7 @@ def _of_image(config: dict[str, Any]) -> list[dict[str, Any]]:
 
 @contextmanager
 def _on_path(bundle: Bundle) -> Iterator[None]:
-    """MONAI finds a bundle's own code (``scripts``) so."""
+    """Put the bundle on the path, so that MONAI finds its own code (``scripts``)."""
     sys.path.insert(0, str(bundle.root))
     try:
         yield

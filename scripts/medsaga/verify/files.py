@@ -41,7 +41,7 @@ def required_files(bundle: Bundle) -> Iterator[str]:
 
 
 def licences(bundle: Bundle) -> Iterator[str]:
-    """Texts of licences that are none."""
+    """Licence files must hold texts of licences."""
     licence = bundle.root / "LICENSE"
     if licence.is_file():
         text = licence.read_text(encoding="utf-8", errors="replace")
@@ -60,7 +60,7 @@ def licences(bundle: Bundle) -> Iterator[str]:
 
 
 def large_files(bundle: Bundle) -> Iterator[str]:
-    """Entries of ``large_files.yml``: complete, inside the bundle, and those of the files that are there."""
+    """Entries of ``large_files.yml`` are complete, lie inside the bundle and agree with the files that are there."""
     entries = _listed(bundle)
     skip_without(entries, "there is no large_files.yml")
     for number, entry in enumerate(entries):

@@ -1,4 +1,4 @@
-"""Checks of ``metadata.json``: its schema, its versions, and whether it is of this bundle."""
+"""Checks of ``metadata.json``: its schema, its versions, and whether it belongs to this bundle."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def schema(bundle: Bundle) -> Iterator[str]:
 
 
 def version(bundle: Bundle) -> Iterator[str]:
-    """A version that the changelog knows."""
+    """The changelog has an entry for the version."""
     found, changelog = bundle.metadata.get("version"), bundle.metadata.get("changelog")
     if not isinstance(found, str) or not re.fullmatch(r"\d+\.\d+\.\d+(\S*)", found):
         yield f"metadata.json: version is {found!r}; it must be three numbers, such as 0.1.0."
@@ -40,7 +40,7 @@ def version(bundle: Bundle) -> Iterator[str]:
 
 
 def required_packages(bundle: Bundle) -> Iterator[str]:
-    """Names and versions of packages that can be had."""
+    """Required packages have a valid name and version."""
     required = bundle.metadata.get("required_packages_version")
     skip_without(isinstance(required, dict) and required, "no packages are required")
     for package, wanted in required.items():

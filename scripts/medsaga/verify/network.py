@@ -1,4 +1,4 @@
-"""Checks that run the network: what it takes and gives, whether weights fit, whether exported forms agree."""
+"""Checks that run the network: its input and output, whether weights fit, whether exported forms agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of what must not be handed on: paths of a machine, names of patients."""
+"""Checks for data that must not be handed on: paths of a machine, names of patients."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def verify_folder(folder: Path, published: bool = False, source: Path | None = N
 
     Args:
         folder: the bundle's.
-        published: check it as what is handed on to others.
+        published: check it as a bundle that is handed on to others.
         source: folder that it was made from, whose ``dataset.json`` its metadata must agree with; None for itself.
         run: build and run the network. It evaluates what the configs say and imports the bundle's code, as MONAI does:
             not for bundles whose author you do not trust.
