@@ -70,8 +70,8 @@ class ServerCheck:
             train: also start a training and stop it.
 
         Returns:
-            exit status: 0 when nothing failed, 1 when something did, 2 when nothing did but ``train`` was asked for and
-            could not be tried.
+            exit status: 0 when nothing failed, 1 when something did, 2 when nothing failed but ``train`` was asked for
+            and could not be tried.
         """
         info: dict[str, Any] = {}
         with self.step("server answers", f"Is it running, and is {self.url} its address? Look into its log.") as say:
@@ -109,20 +109,20 @@ class ServerCheck:
 
     @property
     def client(self) -> MONAILabelClient:
-        """MONAI Label's own client, with clean headers: it keeps those of an upload for the requests after."""
+        """MONAI Label's own client, its headers reset: it would send those of an upload with later requests."""
         self._client._headers = dict(self._auth)
         return self._client
 
     @contextmanager
     def step(self, name: str, remedy: str) -> Iterator[Callable[[str], None]]:
-        """One line of the report; what goes wrong inside fails the step and ends it.
+        """One line of the report; an error inside makes the step fail and ends it.
 
         Args:
             name: of the step.
             remedy: what to do where it fails.
 
         Yields:
-            takes what the line says beyond ok.
+            a function that takes the text that the line shows after ok.
         """
         notes: list[str] = []
         start = time.monotonic()
@@ -278,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command.
 
     Returns:
-        exit status: 0 when nothing failed, 1 when something did, 2 when nothing did but training could not be tried.
+        exit status: 0 when nothing failed, 1 when something did, 2 when nothing failed but training could not be tried.
     """
     parser = argparse.ArgumentParser(prog="python -m monailabel_app.check", description=__doc__.splitlines()[0])
     parser.add_argument("url", help="address of the server, e.g. http://127.0.0.1:8000")

@@ -150,7 +150,7 @@ class MedsagaApp(MONAILabelApp):
         return SafeSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY) if load else None
 
     def on_init_complete(self) -> None:
-        """The server, and no training process, has started."""
+        """Called when the server, and not a training process, has started."""
         start = started()
         warn_if_open(start)
         # uploads and results lie here until they are answered: a folder that holds nothing else, so that a request can
@@ -179,8 +179,8 @@ class MedsagaApp(MONAILabelApp):
         """Segment an image of the datastore, of a session or of the request itself.
 
         The automatic mask of an image without a final label is kept under the tag ``original``, to be compared with the
-        label that the annotator makes of it. What is kept is the model's own mask, without the objects that were
-        finished before, which the answer has.
+        label that the annotator makes of it. The kept mask is the model's own, without the finished objects that the
+        answer contains.
 
         Raises:
             HTTPException: 404 for an unknown model or image, 409 where a model has to be trained first, 422 for an

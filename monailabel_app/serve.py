@@ -1,4 +1,4 @@
-"""``python -m monailabel_app.serve`` (``make serve``): the server on sample data, unless told for this machine only."""
+"""``python -m monailabel_app.serve`` (``make serve``): the server on sample data, by default for this machine only."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which web pages may call the server, and under which names it answers.
 
-A page that an annotator has open in another tab could otherwise send requests to a server on his machine, and under a
-name of its own that it points there, read the answers too.
+Otherwise a page that an annotator has open in another tab could send requests to a server on his machine. If the page
+points a host name of its own to that machine, it could also read the answers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _setting(name: str) -> set[str]:
 
 
 def allowed_origins() -> set[str]:
-    """Pages besides the server's own that may call it: ``MEDSAGA_ORIGINS``, as ``https://HOST:PORT``, by commas."""
+    """Other pages that may call the server: ``MEDSAGA_ORIGINS``, as ``https://HOST:PORT``, separated by commas."""
     return _setting("MEDSAGA_ORIGINS")
 
 
@@ -45,7 +45,7 @@ def check_host(headers: Mapping[str, str], bound: set[str]) -> None:
 
 
 def check_origin(method: str, headers: Mapping[str, str]) -> None:
-    """Refuse a request of a foreign web page. What is no browser sends no origin.
+    """Refuse a request of a foreign web page. Programs other than browsers send no origin.
 
     Args:
         method: of the request.

@@ -27,7 +27,7 @@ Check = Callable[..., Any]
 
 
 def check_requests(app: MONAILabelApp, take_model: Callable[[str, UploadFile], dict[str, Any]]) -> None:
-    """From now on endpoints take closed lists of fields (``lib.fields``), JSON that can be stored, plain file names.
+    """From now on endpoints accept only known fields (``lib.fields``), JSON that can be stored, and plain file names.
 
     Args:
         app: whose endpoints they are.
@@ -65,7 +65,7 @@ def _before(
         module: of the endpoint.
         name: of the function there.
         check_all: takes all its arguments by name, and may change them.
-        checks: by argument; each takes it and gives what is passed on.
+        checks: by argument; each takes the argument's value and returns the value that is passed on.
     """
     function = getattr(module, name)
     signature = inspect.signature(function)
@@ -98,7 +98,7 @@ def _can_infer(app: MONAILabelApp, asked: dict[str, Any]) -> None:
 
 
 def _with_doubt(send_response: Callable[..., Any]) -> Callable[..., Any]:
-    """``send_response``, which also says in a header where to look: OHIF asks for the mask alone."""
+    """``send_response``, which also names the least sure slice in a header, because OHIF asks for the mask alone."""
 
     def send(store: Any, result: dict[str, Any], *rest: Any) -> Any:
         answer = send_response(store, result, *rest)
@@ -137,8 +137,8 @@ def _one_file(app: MONAILabelApp, session_id: str, update_ts: bool, image: bool)
 
 
 def _with_its_query(asked: dict[str, Any]) -> None:
-    """MONAI Label asks the store for the path alone, so that a search for one patient finds all of them."""
-    # by the path's end it tells metadata, which have no query, from searches
+    """Add the query: MONAI Label asks the store for the path alone, so a search for one patient would find all."""
+    # MONAI Label tells metadata from searches by the path's end; requests for metadata have no query
     if asked["request"].url.query and not asked["path"].endswith("metadata"):
         asked["path"] += f"?{asked['request'].url.query}"
 
@@ -147,7 +147,7 @@ def _with_its_query(asked: dict[str, Any]) -> None:
 
 
 def _without_labels(app: MONAILabelApp, model: str) -> str | None:
-    """Why a training would fail; None for one that has labels, and for an unknown one, which is refused later."""
+    """Why a training would fail; None for a model that has labels, and for an unknown one, which is refused later."""
     if model not in app._trainers or app._trainers[model].labelled(app.datastore()):
         return None
     return f"{model} has no label to train on: submit one, with the tag final, and start the training then."

@@ -44,8 +44,8 @@ def json_object(text: str, name: str) -> dict[str, Any]:
         name: of the field, for the error.
 
     Raises:
-        HTTPException: 422 for what is no JSON object, for numbers that JSON has not (NaN, Infinity, 1e999), for text
-            that is no Unicode (half of a surrogate pair), or for more than 20 levels.
+        HTTPException: 422 for text that is no JSON object, for numbers that JSON does not have (NaN, Infinity, 1e999),
+            for text that is not valid Unicode (half of a surrogate pair), or for more than 20 levels.
     """
     try:
         value = json.loads(text or "{}", parse_constant=_no_number)
@@ -78,7 +78,7 @@ def max_prompts() -> int:
 
 
 def _first(value: Any) -> Any:
-    """Clients send an option's value, or the whole list of choices, of which the first is meant."""
+    """The value of an option: clients send it, or the whole list of choices, of which the first is meant."""
     return (value[0] if value else None) if isinstance(value, list) else value
 
 
@@ -198,7 +198,7 @@ class InferFields(_SegmentFields):
 
 
 def checked(kind: type[_Fields]) -> Callable[[dict[str, Any] | None, str], dict[str, Any]]:
-    """A function that takes the fields of a request, and gives those that are set, as their types.
+    """Make a function that takes the fields of a request, and returns those that are set, converted to their types.
 
     It raises HTTPException 422, naming the field, what is wrong and what would be right.
     """
@@ -214,7 +214,7 @@ def checked(kind: type[_Fields]) -> Callable[[dict[str, Any] | None, str], dict[
 
 
 def _problem(error: Any, kind: type[_Fields], name: str) -> str:
-    # what follows the field's name are positions, and names of types, which say nothing to the client
+    # after the field's name come positions, and names of types, which mean nothing to the client and are left out
     path = [str(part) for i, part in enumerate(error["loc"]) if i == 0 or isinstance(part, int)]
     field = f"{name}, {'.'.join(path)[:_LONGEST]}"
     if error["type"] == "extra_forbidden" and len(error["loc"]) == 1:

@@ -84,7 +84,7 @@ class Gate:
         await self.app(scope, _bounded(receive, most), send)
 
     async def _admit(self, scope: Scope) -> int:
-        """Raise HTTPException for a request that is refused; give the most bytes that it may send."""
+        """Raise HTTPException for a request that is refused; else return the most bytes that it may send."""
         headers = Headers(scope=scope)
         check_host(headers, {self.bound, (scope.get("server") or ("",))[0]})
         check_origin(scope["method"], headers)
@@ -92,7 +92,7 @@ class Gate:
             return 0
         rule, path = self._rule(scope)
         if rule is None:
-            return 0  # what follows knows no such address either
+            return 0  # the app behind the gate does not know the address either
         if rule.who == "nobody":
             raise HTTPException(404, f"This endpoint is {rule.checked}.")
         if rule.login and not settings.MONAI_LABEL_AUTH_ENABLE:
@@ -153,7 +153,7 @@ def _bounded(receive: Receive, most: int) -> Receive:
 
 
 async def _answer_fault(request: Request, err: Exception) -> JSONResponse:
-    """Another server does not answer, or a disk is full: no fault of this program."""
+    """Answer faults that are not of this program: another server does not answer, or a disk is full."""
     if isinstance(err, requests.RequestException):
         status, detail = 502, "The DICOM store does not answer."
         if request.scope["path"].endswith("/auth/token"):
@@ -170,14 +170,14 @@ async def _answer_fault(request: Request, err: Exception) -> JSONResponse:
 
 
 async def _answer_refusal(request: Request, err: StarletteHTTPException) -> Response:
-    """FastAPI says 400 where it could not put what was sent on the disk."""
+    """Answer a refusal; FastAPI's 400 may mean that it could not write what was sent to the disk."""
     if err.status_code == 400 and nothing_can_be_written(err):
         return await _answer_fault(request, err)
     return await http_exception_handler(request, err)
 
 
 async def _answer_invalid(request: Request, err: RequestValidationError) -> JSONResponse:
-    """FastAPI repeats the values that it refuses, also those that no answer can hold: NaN, half of a surrogate pair."""
+    """Leave out the refused values: FastAPI repeats even those that JSON cannot hold (NaN, half a surrogate pair)."""
     detail = [
         {key: str(error[key])[:500] for key in ("type", "msg")} | {"loc": _place(error["loc"])}
         for error in err.errors()
@@ -190,7 +190,7 @@ def _place(loc: tuple) -> list[str | int]:
 
 
 def guard(app: FastAPI, host: str) -> None:
-    """Put the gate before an app that has started already, in the place of its own answers to all web pages.
+    """Put the gate before an app that has started already; it replaces the app's own CORS rules for all web pages.
 
     Args:
         app: MONAI Label's.

@@ -1,4 +1,4 @@
-"""What is logged names no patient."""
+"""Keep what identifies patients out of the logs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def without_persons(text: str) -> str:
 def keep_persons_out() -> None:
     """From now on every logger of this process leaves persons out, with its tracebacks and Python's warnings.
 
-    What a handler of any library writes goes through a record, so it is the record that is made without them.
+    Handlers of all libraries write log records, so persons are removed when a record is made.
     """
     make = logging.getLogRecordFactory()
     if getattr(make, "keeps_persons_out", False):
@@ -60,7 +60,7 @@ def keep_persons_out() -> None:
             return made
         clean = without_persons(message)
         if clean != message:
-            # uvicorn's own formatter takes the arguments apart, so they stay where that is enough
+            # uvicorn's own formatter reads the arguments, so they are kept if cleaning them is enough
             if isinstance(made.args, tuple):
                 made.args = tuple(without_persons(a) if isinstance(a, str) else a for a in made.args)
             if made.getMessage() != clean:

@@ -1,4 +1,4 @@
-"""Weights that are served, and all that were: kept with their scores, replaced whole, brought back by name."""
+"""The served weights and all earlier ones: kept with their scores, replaced as whole files, restored by name."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Version:
     def follows_prompts(self) -> bool:
         """Whether prompts are answered by these weights, and not by the published ones.
 
-        On cases that it has learnt from a version does better than on others, so there it must be better by 0.05.
+        A version scores better on cases that it has learnt from than on others, so on those it must be better by 0.05.
         """
         if self.prompt_score is None or self.published_prompt_score is None:
             return True
@@ -68,8 +68,8 @@ class Version:
 class Versions:
     """The ``models`` folder of a bundle: ``model.pt`` is served, ``model_v1.pt``, ``model_v2.pt``, ... are kept.
 
-    What each is stands in ``versions.json``. All files are written under a temporary name and renamed, so a server
-    that reads meanwhile, and one that is killed meanwhile, find either the old or the new.
+    ``versions.json`` describes each of them. All files are written under a temporary name and renamed, so a server that
+    reads or is killed meanwhile finds either the old file or the new one.
 
     Args:
         models_dir: the folder.
@@ -123,8 +123,8 @@ class Versions:
         """Bring a version back.
 
         Args:
-            file: of the version; ``published`` for the weights that training starts from, by which prompts are answered
-                as before any training, and nothing is segmented automatically.
+            file: of the version; ``published`` for the weights that training starts from. Prompts are then answered as
+                before any training, and nothing is segmented automatically.
 
         Raises:
             ValueError: with the known names, when there is none of this name.
@@ -141,7 +141,7 @@ class Versions:
             return known[file]
 
     def _keep_found(self, versions: list[Version]) -> list[Version]:
-        """The versions, and as the last of them what is served but was put there by other means."""
+        """The versions; served weights that were put there by other means are added as the last one."""
         if self.served_file.is_file() and self.served() is None:
             made = datetime.fromtimestamp(self.served_file.stat().st_mtime, timezone.utc)
             found = Version(_next_name(versions), made.isoformat(timespec="seconds"), note="found in models/")
@@ -160,7 +160,7 @@ def _next_name(versions: list[Version]) -> str:
 
 
 def _place(source: Path, target: Path) -> None:
-    """Copy a file, with its time, to another name at once. No link: who copies over one would change the other."""
+    """Copy a file, with its time, to another name at once. No link: copying over one would change the other."""
     with replacing(target) as temporary:
         shutil.copy2(source, temporary)
 

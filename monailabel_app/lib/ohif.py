@@ -25,12 +25,12 @@ def serve_ohif(root_path: str = "") -> None:
     """From now on ``/ohif`` is served with what is added; files of MONAI Label are not changed.
 
     Args:
-        root_path: what a reverse proxy has before the server's own paths, ``/label``; OHIF's files name their own
-            addresses, from the root.
+        root_path: path that a reverse proxy has before the server's own paths, such as ``/label``. OHIF's files contain
+            their own addresses, which start at the root.
     """
 
     def get_ohif(path: str) -> Response:
-        # OHIF has addresses of its own for studies and modes, which are all its one page
+        # OHIF has addresses of its own for studies and modes, which all open its only page
         name = path if _PLAIN.fullmatch(path) and ".." not in path and (_FOLDER / path).is_file() else _PAGE
         file = _FOLDER / name
         if name != _CONFIG and (not root_path or file.suffix not in _TYPES):

@@ -54,7 +54,7 @@ def to_open(address: str, studies: str, conf: Mapping[str, str]) -> list[Line]:
 
 
 def print_when_it_answers(start: Start, studies: str, conf: Mapping[str, str]) -> None:
-    """Print what to open as soon as the server answers, so that no line of its start comes after.
+    """Print what to open as soon as the server answers, so that no line of its start follows.
 
     Args:
         start: its options.
@@ -91,7 +91,7 @@ def _answers(host: str, port: int, tls: bool) -> bool:
         connection.getresponse()
     except ConnectionError:
         return False
-    except (OSError, HTTPException):  # as where it wants a certificate of clients
+    except (OSError, HTTPException):  # for example if it requires certificates of clients
         return True
     finally:
         connection.close()

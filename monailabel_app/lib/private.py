@@ -19,7 +19,7 @@ _LEFT_OVER = 24 * 3600  # seconds after which a file that was never finished is 
 
 
 class Private:
-    """Every path under ``.medsaga``, so that what is written of an image is also what is removed with it.
+    """Every path under ``.medsaga``, so that everything written about an image is also removed with it.
 
     Args:
         studies: the store's folder.
@@ -75,7 +75,7 @@ class Private:
 
     def of_image(self, image: str) -> list[Path]:
         """All files of an image: former labels, and what strategies know of it."""
-        # the time is followed by what former_label adds: an image named like another with a suffix keeps its own
+        # the pattern has all parts that former_label adds: files of an image with this name and a suffix do not match
         history = re.compile(re.escape(_short(image)) + r"\.\d{19}\.\d{8}T\d{6}Z\..*")
         files = [file for file in self.folder.glob("history/*/*") if history.fullmatch(file.name)]
         return [*files, *self.folder.glob(f"*/{self.image_scores('*', image).name}")]

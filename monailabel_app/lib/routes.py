@@ -1,4 +1,4 @@
-"""Every endpoint of the server: who may use it, and what is checked. What does not stand here is closed.
+"""Every endpoint of the server: who may use it, and what is checked. Endpoints not listed here are closed.
 
 The same table stands in ``docs/administrator.md``; a test compares both with the routes of the running server.
 """
@@ -40,7 +40,7 @@ class Route:
 
     Args:
         who: ``anybody``, ``user``, ``annotator`` or ``admin``, the roles of a login; ``nobody`` for a closed one.
-        checked: what is, or why it is closed, in words.
+        checked: what is checked, or why the endpoint is closed, in words.
         takes: how much a request may send: ``fields`` (1 MB) or ``file`` (``MEDSAGA_MAX_UPLOAD_GB``).
         login: whether it is closed where the server has no logins.
         check: takes the path after the endpoint's own, and raises HTTPException for one that is refused.

@@ -29,7 +29,8 @@ __all__ = ["BEST", "COMPUTING", "PLANES", "ServedModel", "find_bundles", "image_
 BEST = "best"  # of the weights that may answer prompts
 
 # One computation at a time in this process: two at once on the same cores or GPU are slower than one after the other,
-# and each would need its own memory. Requests, prefetching and scoring take it for a slice or an image at a time.
+# and each would need its own memory. Requests, prefetching and scoring hold this lock for a slice or an image at a
+# time.
 COMPUTING = threading.RLock()
 
 _QUIET_SECONDS = 5.0
@@ -37,7 +38,7 @@ _last_request = -_QUIET_SECONDS
 
 
 def mark_request() -> None:
-    """Somebody waits for an answer, and will for the next one."""
+    """Note that somebody waits for an answer, and will probably ask for another."""
     global _last_request
     _last_request = time.monotonic()
 
@@ -171,8 +172,9 @@ class ServedModel:
         """Which weights answer prompts: the name of a file in ``models``, or ``published``.
 
         Args:
-            asked: for by name; ``best``, and None, take the published ones where there are no others, and where the
-                served version follows prompts worse than they, see :attr:`~lib.model_versions.Version.follows_prompts`.
+            asked: name of the weights that were asked for. ``best`` and None take the published ones if there are no
+                others, or if the served version follows prompts worse than they do, see
+                :attr:`~lib.model_versions.Version.follows_prompts`.
         """
         if not self.trained:
             return PUBLISHED
@@ -183,7 +185,7 @@ class ServedModel:
         return PUBLISHED if worse else "model.pt"
 
     def known_as(self, weights: str) -> str:
-        """The name under which people know weights: of the served ones, ``model.pt``, their version's."""
+        """The name under which people know weights: for the served ones, ``model.pt``, the name of their version."""
         served = Versions(self.models_dir).served() if weights == "model.pt" else None
         return served.file if served else weights
 
@@ -244,7 +246,7 @@ class ServedModel:
     # --- images -----------------------------------------------------------------------------------------------------
 
     def preprocessing(self, plane: str | None = None) -> Compose:
-        """The bundle's preprocessing, always the same object for a plane: that which prepared an image can invert it.
+        """The bundle's preprocessing, one object for each plane, because the one that prepared an image can invert it.
 
         Args:
             plane: of the slices, one of :data:`PLANES`; the bundle's own unless given.

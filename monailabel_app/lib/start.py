@@ -64,7 +64,7 @@ def warn_if_open(start: Start) -> None:
 
 
 def refuse_workers() -> None:
-    """End this process and its parent where uvicorn runs the server in several; only these load the app.
+    """End this process and its parent if uvicorn runs several server processes; only such processes load the app.
 
     A process of ``monailabel start_server`` comes here if it has imported MONAI Label before uvicorn kills it.
     """

@@ -36,7 +36,7 @@ _LIGHT = {
 
 
 def fill_folder(folder: Path, data: Path) -> str:
-    """Copy the images of the sample data, those that are not there.
+    """Copy the images of the sample data that are not there yet.
 
     Args:
         folder: for the images, made if need be.

@@ -32,7 +32,7 @@ def end_with_parent() -> None:
 
 
 def raise_loopback() -> None:
-    """A new network namespace has loopback, switched off."""
+    """Switch loopback on, which is off in a new network namespace."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, _SET_FLAGS, struct.pack("16sh14x", b"lo", _UP))
 

@@ -46,13 +46,13 @@ def find_orthanc() -> tuple[str, str] | None:
 
 
 def start_orthanc(program: str, plugin: str, folder: Path, port: int) -> Store:
-    """Start Orthanc on a folder and wait until it answers. It ends when this process does, whatever that becomes.
+    """Start Orthanc on a folder and wait until it answers. It ends with this process, even if that calls ``exec``.
 
     Args:
         program: Orthanc's.
         plugin: for DICOMweb.
         folder: of its images and index, made if need be.
-        port: on loopback that is tried first; a free one is taken where it is not.
+        port: on loopback that is tried first; if it is not free, another one is taken.
 
     Returns:
         the store.

@@ -96,7 +96,7 @@ def main(words: list[str] | None = None) -> None:
         else:
             network, head = load_network(arguments.bundle, arguments.model, arguments.weights)
         rows = segment_folder(arguments.cases, arguments.output, network, head)
-    except Exception as err:  # MONAI wraps what goes wrong in a config in several of its own
+    except Exception as err:  # MONAI wraps an error in a config in several of its own errors
         cause = root_cause(err)
         sys.exit(f"{type(cause).__name__}: {cause}")
     seconds = statistics.mean(row["seconds"] for row in rows)

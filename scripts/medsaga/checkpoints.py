@@ -1,4 +1,4 @@
-"""Files of weights, read by their tensors and plain values only, and what a file is that holds none."""
+"""Read only tensors and plain values from files of weights, and say what a file is that holds no weights."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 __all__ = ["read_checkpoint"]
 
-# Besides tensors, trainings keep arguments, scores and arrays in checkpoints: values, which no code comes with.
-# numpy's functions have had two addresses.
+# Besides tensors, trainings keep arguments, scores and arrays in checkpoints: plain values, without code. numpy's
+# functions have had two module paths.
 _NUMPY = {"_reconstruct": np.zeros(0).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
 torch.serialization.add_safe_globals(
     [
@@ -37,7 +37,7 @@ def read_checkpoint(path: Path, mapped: bool = False) -> Any:
 
     Args:
         path: the file.
-        mapped: leave the tensors on the disk, for who wants something else of the file.
+        mapped: leave the tensors on the disk, for callers that want something else from the file.
 
     Raises:
         ValueError: it is empty, cut off, no file of weights (a git-lfs pointer, a web page, an archive, TorchScript),

@@ -118,7 +118,7 @@ def write_seg(
         files: the instances of the series, in the order of its slices.
         path: of the file to write.
         creator: what made the segmentation, at most 64 characters.
-        automatic: whether nobody has had a hand in it.
+        automatic: whether no person has taken part in it.
 
     Raises:
         ValueError: no voxel is segmented, a name cannot be a segment's label, or an instance lacks a UID.
@@ -167,7 +167,7 @@ def write_seg(
         if name in headers[0]:
             seg[name] = headers[0][name]  # as it is, valid or not
     if "FrameOfReferenceUID" not in seg:
-        seg.PatientOrientation = ""  # to be there, though empty, where there is no orientation of the plane
+        seg.PatientOrientation = ""  # must be present, though empty, if the plane has no orientation
     _point_to(seg, headers, stand_ins)
     # to tell which of two segmentations is the newer one
     now = datetime.now()
@@ -262,7 +262,7 @@ def _place(grid: Grid, number: int) -> np.ndarray:
 
 
 def _stand_in(header: pydicom.Dataset, grid: Grid, number: int, uid: str) -> pydicom.Dataset:
-    """A slice as highdicom takes it, which refuses headers that lack what hospitals leave out."""
+    """A slice in the form that highdicom accepts: it refuses headers without attributes that hospitals leave out."""
     image = pydicom.Dataset()
     image.StudyInstanceUID, image.SeriesInstanceUID = header.StudyInstanceUID, header.SeriesInstanceUID
     image.SOPClassUID, image.SOPInstanceUID = DigitalXRayImageStorageForPresentation, uid

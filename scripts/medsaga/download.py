@@ -21,7 +21,7 @@ def download(url: str, path: Path, checksum: str | None) -> None:
         checksum: that it must have, as "algorithm:hexadecimal digits"; None where none is published.
 
     Raises:
-        RuntimeError: it cannot be had, or has another checksum. The message says what to do by hand.
+        RuntimeError: it cannot be downloaded, or has another checksum. The message says what to do by hand.
         OSError: the disk is full; what has arrived stays, to go on with.
     """
     part = path.with_name(path.name + ".part")

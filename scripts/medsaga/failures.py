@@ -57,7 +57,7 @@ def failure_of(error: BaseException, files: Sequence[str], what: str) -> Failure
     Args:
         error: as it was raised, wrapped or not.
         files: paths of the case's image and, where it has one, its label. The one that the error names is at fault.
-        what: could not be done with the case, such as ``"cannot be read"``, for an error that names neither.
+        what: what could not be done with the case, such as ``"cannot be read"``, for an error that names neither file.
     """
     cause = root_cause(error)
     lines = [" ".join(line.split()) for line in str(cause).splitlines() if line.strip()]

@@ -14,10 +14,10 @@ __all__ = ["TrainedOnly", "averaged", "site"]
 
 
 class TrainedOnly(Filter):
-    """Leaves out of the differences that a site sends the tensors that its training has not changed.
+    """Removes the tensors that a site's training has not changed from the differences that the site sends.
 
-    Those are frozen, or of embeddings that no batch has used. With LoRA it is most of the network. For
-    ``post_weight_filters`` in the filter config of :class:`monai.fl.client.MonaiAlgo`.
+    These are frozen, or embeddings that no batch has used. With LoRA they are most of the network. Use it in
+    ``post_weight_filters`` of the filter config of :class:`monai.fl.client.MonaiAlgo`.
     """
 
     def __call__(self, data: ExchangeObject, extra: dict | None = None) -> ExchangeObject:

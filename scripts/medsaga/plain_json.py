@@ -10,7 +10,7 @@ __all__ = ["plain_json"]
 
 
 def plain_json(value: Any, deepest: int) -> Any:
-    """A value as JSON has it: numbers of numpy become Python's, anything else that JSON lacks its text.
+    """A value as JSON has it: numbers of numpy become Python's, other values that JSON lacks become text.
 
     Args:
         value: of a request, or of this app.

@@ -1,4 +1,4 @@
-"""Work on many items in several processes, of which one that ends takes only its own item with it."""
+"""Work on many items in several processes; if one of them is ended, only its own item is lost."""
 
 from __future__ import annotations
 

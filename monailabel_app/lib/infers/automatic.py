@@ -26,8 +26,8 @@ class AutomaticTask(BundleInferTask):
 
     What differs: a bundle without a trained model is offered as soon as it has one; weights that do not fit are refused
     instead of served as far as they go; other versions may be chosen by ``model_filename``, and no other file; volumes
-    are announced as 3-D though the network works on slices; the mask of a 2-D image is 2-D; the answer has finished
-    objects of the image as they are, and elsewhere nothing of their classes, unless the request says ``replace``.
+    are announced as 3-D though the network works on slices; the mask of a 2-D image is 2-D; in the answer, finished
+    objects of the image stay as they are and their classes occur nowhere else, unless the request says ``replace``.
 
     Args:
         model: the bundle.
@@ -88,7 +88,7 @@ class AutomaticTask(BundleInferTask):
                 ) from err
 
     def _with_doubt(self, data: dict[str, Any], convert_to_batch: bool, device: str) -> dict[str, Any]:
-        """MONAI Label's ``run_inferer``; of a volume also in which slice the network is unsure of most pixels."""
+        """MONAI Label's ``run_inferer``; for a volume it also finds the slice with the most unsure pixels."""
         doubt: list[torch.Tensor] = []
         network = self._get_network(device, data)
         hook = network.register_forward_hook(lambda _, __, logits: doubt.append(unsure_pixels(logits).cpu()))
@@ -97,7 +97,7 @@ class AutomaticTask(BundleInferTask):
         finally:
             hook.remove()
         if self.model.dimension == 3:
-            # of several planes the volume's own is first
+            # with several planes, the volume's own comes first
             index = int(torch.cat(doubt)[: data[self.key_image].shape[-1]].argmax())
             axis, (at,) = Placing(data[self.key_image]).slices([index])
             if axis == 2:
@@ -107,9 +107,9 @@ class AutomaticTask(BundleInferTask):
     def writer(self, data: dict[str, Any], extension: Any = None, dtype: Any = None) -> tuple[str, dict[str, Any]]:
         """
         Returns:
-            the file of the mask, and the parameters of the answer: ``least_sure_slice``, its number along the file's
-            third axis where slices lie across that; ``kept``, the classes of finished objects in it, and where there
-            are any ``own``, a second file, of the model's own mask.
+            the file of the mask, and the parameters of the answer: ``least_sure_slice``, a number along the file's
+            third axis, if slices lie across that axis; ``kept``, the classes of finished objects in the mask; and, if
+            there are any, ``own``, a second file with the model's own mask.
         """
         request, mask, image = {**data, "image": data["image_path"]}, data[self.key_pred], data[self.key_image]
         written = write_answer(request, mask, image, self.model.dimension)

@@ -1,4 +1,4 @@
-"""Objects that are finished: what was submitted of an image, or prompted since, and is not to be overwritten."""
+"""Finished objects: they were submitted for an image, or prompted since, and must not be overwritten."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Region:
         return mask
 
     def set_in(self, values: np.ndarray, value: int) -> bool:
-        """Set the mask's voxels of an array (W, H) or (W, H, D); whether any of them was not 0 before."""
+        """Set the mask's voxels in an array (W, H) or (W, H, D); return whether any of them was not 0 before."""
         here, inner = _solid(values)[self.window], self.inner
         overlapped = bool(here[inner].any())
         here[inner] = value
@@ -95,11 +95,11 @@ class _Image:
 
 
 class FinishedObjects:
-    """The finished objects of a bundle's images: the classes of the final label, and in their place what was prompted.
+    """The finished objects of a bundle's images: the classes of the final label, or what was prompted since.
 
-    What was prompted is the last answer for a label. It is in memory only, and no client's own: several annotators do
-    not share an image. It is forgotten when a label is submitted for the image, which counts from then on, when the
-    server ends, and for the images that were used the longest ago when memory is short.
+    For each label the last answer to prompts is kept. It is in memory only and not kept per client, because several
+    annotators do not share an image. It is forgotten when a label is submitted for the image (the label counts from
+    then on), when the server ends, and, if memory is short, for the images that were used the longest ago.
 
     Args:
         labels: class number by name.
@@ -138,7 +138,7 @@ class FinishedObjects:
         slices: tuple[int, Sequence[int]] | None = None,
         replace: bool = False,
     ) -> None:
-        """Keep the answer for a label in the place of what was finished of it.
+        """Keep the answer for a label as its finished object, in place of the former one.
 
         Args:
             image: file of the image.
@@ -146,7 +146,7 @@ class FinishedObjects:
             label: as :meth:`name` gives it.
             mask: the answer, (W, H) or (W, H, D), on the grid of the image file.
             slices: the axis across the slices that were prompted, and their indices, where only those are replaced.
-            replace: the other objects lose what the answer has of them.
+            replace: remove the answer's voxels from the other objects.
         """
         mask = _solid(mask).astype(bool)
         with self._lock:

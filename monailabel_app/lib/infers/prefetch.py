@@ -21,11 +21,11 @@ class Prefetcher:
         self._thread: threading.Thread | None = None
 
     def pause(self) -> None:
-        """Let the slice in work be the last."""
+        """Stop after the slice that is being embedded."""
         self._stop.set()
 
     def start(self, slices: PromptedSlices, shown: int) -> None:
-        """Embed the slices around ``shown``, instead of what an earlier call was about.
+        """Embed the slices around ``shown``, instead of those of an earlier call.
 
         Args:
             slices: whose cache is filled.

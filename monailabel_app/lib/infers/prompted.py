@@ -28,7 +28,7 @@ __all__ = ["PromptedTask"]
 
 
 class PromptedTask(InferTask):
-    """What points, boxes and scribbles mark, by the automatic model's weights or by published ones.
+    """Segment what points, boxes and scribbles mark, with the automatic model's weights or with published ones.
 
     Request parameters, as Slicer's and OHIF's panels send them:
 
@@ -38,18 +38,19 @@ class PromptedTask(InferTask):
       clicks, after the others.
     * ``roi``: a box, first and last voxel by axis: ``[i0, i1, j0, j1, k0, k1]``, in 2-D ``[i0, i1, j0, j1]``. In a
       volume it holds on each of its slices, and more boxes may follow; on a slice the last one counts.
-    * ``plane``: of the slices of a volume: ``axial``, ``coronal``, ``sagittal`` or ``auto``; the bundle's own without.
+    * ``plane``: of the slices of a volume: ``axial``, ``coronal``, ``sagittal`` or ``auto``; by default the bundle's
+      own.
     * ``label``: name of the class that is meant. Without it, it is the class seen at the clicks.
     * ``replace``: take voxels of finished objects of other labels too (:class:`~lib.infers.finished.FinishedObjects`).
-      A request without a label takes them always, as it does not say whose object it is about.
-    * ``model_filename``: weights by their name; ``best``, and without it, those that follow prompts better.
+      A request without a label always takes them, because it does not say which label the object has.
+    * ``model_filename``: weights by their name; ``best``, the default, means those that follow prompts better.
 
     The answer is a mask of 0 and 1 on the grid of the image file.
 
     Args:
         model: the bundle.
-        propagate: follow the object from the prompted slices to the others. Clients then show the answer in place of
-            all that they had of the object, as a 3-D model's; otherwise in place of the slice that was clicked on.
+        propagate: follow the object from the prompted slices to the others. Clients then replace the whole object by
+            the answer, as they do for a 3-D model; otherwise they replace only the slice that was clicked on.
         finished: of the bundle's images; its own unless given.
     """
 
@@ -123,7 +124,7 @@ class PromptedTask(InferTask):
         restored = invert({"pred": MetaTensor(mask[None]), "image": image})["pred"]
         answer = restored[0].as_tensor().numpy()
         kept = [name for name, region in others.items() if region.set_in(answer, 0)]
-        answer[answer > 1] = 0  # left at the rim of a neighbour in an image that was resampled
+        answer[answer > 1] = 0  # remains at the edge of a neighbouring object if the image was resampled
         if label:
             by_slice = None if self.propagate or slices.depth == 1 else placing.slices(list(prompts))
             self.finished.keep(*of, label, answer, by_slice, bool(request.get("replace")))
@@ -145,7 +146,7 @@ def _refuse_inside(others: Mapping[str, Region], prompts: Mapping[int, SliceProm
     asked, box = [], []
     for index, prompt in prompts.items():
         asked += [("A point", [(row, column, index)]) for row, column in prompt.inside]
-        if prompt.box is not None:  # the pixels whose middle it has, as PromptedSlices takes it
+        if prompt.box is not None:  # pixels whose centres are in the box, as in PromptedSlices
             low, high = ([math.ceil(v - 0.5) for v in prompt.box[:2]], [math.floor(v + 0.5) for v in prompt.box[2:]])
             box += [(*low, index), (*high, index)]
     asked += [("The box", box)] if box else []

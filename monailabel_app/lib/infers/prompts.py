@@ -1,4 +1,4 @@
-"""What a request marks, in voxels of the image file, on the slices of the image as it was prepared."""
+"""Map what a request marks from voxels of the image file to the slices of the prepared image."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from medsaga.inferers import SlicePrompt
 
 __all__ = ["Placing", "slice_prompts"]
 
-# A click is taken as the middle of what is wrong, so close neighbours on a line add little, and each that is wrong
-# takes up to 0.08 s: so many along a line are answered in about a second.
+# A click is taken as the middle of a wrong region, so close neighbours on a line add little. Each click on a wrong
+# pixel takes up to 0.08 s, so this many along a line are answered in about a second.
 _OF_A_SCRIBBLE = 20
 
 
@@ -77,7 +77,7 @@ def slice_prompts(request: dict[str, Any], image: MetaTensor) -> dict[int, Slice
         image: preprocessed, (C, H, W) or (C, H, W, D), with its affine and the file's.
 
     Raises:
-        HTTPException: 422 when a prompt has another number of coordinates than the image, or none is a number.
+        HTTPException: 422 when a prompt has another number of coordinates than the image, or one that is no number.
     """
     placing = Placing(image)
     rank = placing.rank

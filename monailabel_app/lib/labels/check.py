@@ -31,7 +31,7 @@ class CheckedLabel:
         grid: of the image.
         meaning: what the values are, and the models that it fits.
         voxels: number of voxels by class name.
-        as_is: whether the file that came holds just this; else :func:`write_label` makes one that does.
+        as_is: whether the submitted file holds exactly this; else :func:`write_label` makes one that does.
     """
 
     values: np.ndarray

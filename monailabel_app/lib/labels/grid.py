@@ -1,4 +1,4 @@
-"""Label files on the voxels of their image: axes that run otherwise are turned, any other place is refused."""
+"""Read label files on the voxels of their image: other directions of axes are converted, other places are refused."""
 
 from __future__ import annotations
 

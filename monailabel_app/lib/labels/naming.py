@@ -1,14 +1,16 @@
 """What the values of a label mean, in the words of each client. The rule is the same for all stores.
 
 * 3D Slicer sends ``label_info`` with ``name`` and ``idx``. It numbers the segments that it exports from 1 in the order
-  of the list. Its ``idx`` counts also those that it leaves out (background, scribbles), so it rises, but is no value.
+  of the list. Its ``idx`` also counts segments that it leaves out (background, scribbles), so it increases, but it is
+  not the segment's value.
 * OHIF gives each segment its value as ``segmentIndex``.
 * Other clients give each segment its value as ``idx``.
 * MONAI Label's models give the value by name as ``params.label_names``.
 * Without names values are class numbers, in whatever form a bundle takes them, see :mod:`medsaga.reading.labels`.
 
-``segmentIndex`` counts where every segment has one; else ``idx``, where every segment has one and Slicer cannot have
-sent them: they do not rise from 1 on, or a value of the file lies beyond the list. Else the order counts.
+If every segment has a ``segmentIndex``, these are the values. Else ``idx`` gives the values if every segment has one
+and Slicer cannot have sent them: they do not increase from 1 on, or a value of the file is larger than the number of
+segments. Else the order gives the values.
 
 Names are equal where :func:`medsaga.dicom_seg.label_key` makes them equal: without case, underscores and extra spaces.
 """
@@ -148,9 +150,9 @@ def known_segments(names: Iterable[str], models: Mapping[str, ServedModel]) -> t
 
 
 def _by_name(present: Sequence[int], named: Mapping[int, str], models: Mapping[str, ServedModel], what: str) -> Meaning:
-    """The models that know all segments and give them the numbers that the first of these gives them.
+    """The models that know all segments and give them the same numbers as the first of these models.
 
-    Where nothing is labelled, those that know any of the segments that could have been.
+    If nothing is labelled, these are the models that know any of the segments that are named.
     """
     mappings = {}
     for key, model in models.items():
@@ -199,7 +201,7 @@ def _of_the_first(
 
 
 def _classes(model: ServedModel, numbers: Iterable[int] | None) -> dict[int, str]:
-    """Names of some of a model's classes, of all without ``numbers``, by number."""
+    """Names of a model's classes by number: of those in ``numbers``, or of all if that is None."""
     wanted = None if numbers is None else set(numbers)
     return {number: name for name, number in model.labels.items() if wanted is None or number in wanted}
 

@@ -76,7 +76,7 @@ def _class_numbers(path: str | Path, classes: Mapping[str, int]) -> np.ndarray:
 
 
 def _cropped(masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The part of both masks that holds all of them: an organ in a CT is compared in the organ's time."""
+    """The part of both masks that holds all of them: the time depends on the organ, not on the CT's size."""
     box = []
     for axis in range(masks[0].ndim):
         others = tuple(a for a in range(masks[0].ndim) if a != axis)

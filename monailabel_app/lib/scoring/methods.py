@@ -19,8 +19,8 @@ __all__ = ["DiceScore", "HausdorffScore"]
 class _ProposalScore(ScoringMethod):
     """One measure of each image that has a proposal (tag ``original``) and a label (tag ``final``), kept in its info.
 
-    The request may name other tags, ``y_pred`` and ``y``. An image whose files are those of the last time is not
-    compared again.
+    The request may name other tags, ``y_pred`` and ``y``. An image whose files have not changed since the last time is
+    not compared again.
 
     Args:
         models: served models by name.

@@ -41,7 +41,8 @@ def proposal_and_label(
     """The two labels to compare.
 
     Returns:
-        None where one is missing, where no served model made the proposal, or where the label is of another's classes.
+        None where one is missing, where no served model made the proposal, or where the label has another model's
+        classes.
     """
     entry = datastore.json()["objects"].get(image_id, {"labels": {}})
     labels = [entry["labels"].get(tag) for tag in (proposal_tag, label_tag)]

@@ -70,7 +70,7 @@ def _parsed_seg(study: str, series: str, instance: dict[str, Any]) -> StoredSeg 
 
 
 def _listed(item: dict[str, Any]) -> Dataset | None:
-    """A series of a listing; None for one that cannot be read, or whose UIDs are none."""
+    """A series of a listing; None for one that cannot be read, or whose UIDs are invalid."""
     try:
         series = Dataset.from_json(item)
         return series if is_uid(str(series.SeriesInstanceUID)) and is_uid(str(series.StudyInstanceUID)) else None
@@ -79,7 +79,7 @@ def _listed(item: dict[str, Any]) -> Dataset | None:
 
 
 class _CheckedInstances:
-    """A client as MONAI Label's download needs it, which names files by the UIDs of what it is given."""
+    """A client that checks UIDs, for MONAI Label's download, which names files by the UIDs that it receives."""
 
     def __init__(self, client: DICOMwebClient) -> None:
         self._client = client
@@ -182,7 +182,7 @@ class Archive:
         """Download a series' instances into a folder.
 
         Raises:
-            HTTPException: 422 for an instance whose UID is none, as it would become the name of a file; 502.
+            HTTPException: 422 for an instance with an invalid UID, because it would become the name of a file; 502.
         """
         checked = _CheckedInstances(self._client)
         try:

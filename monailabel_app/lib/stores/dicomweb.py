@@ -52,7 +52,7 @@ class DicomStore(FolderStore, DICOMWebDatastore):  # MONAI Label answers with SE
         search_filter: see :class:`~lib.stores.archive.Archive`.
         models: served models by name, whose classes labels may have.
         cache_path: folder of the cache; None for MONAI Label's own in the home folder.
-        fetch_by_frame: see there.
+        fetch_by_frame: see :class:`~lib.stores.archive.Archive`.
         convert_to_nifti: must be True; the argument is MONAI Label's.
     """
 
@@ -69,7 +69,7 @@ class DicomStore(FolderStore, DICOMWebDatastore):  # MONAI Label answers with SE
     ) -> None:
         if not convert_to_nifti:
             raise ValueError("MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI must be true: the bundles read NIfTI")
-        self._client = client  # MONAI Label's class goes by it
+        self._client = client  # MONAI Label's class uses it
         self.archive = Archive(client, search_filter, models, fetch_by_frame)
         cache = Path(cache_path or Path.home() / ".cache" / "monailabel" / "dicom") / md5_digest(client.base_url)
         FolderStore.__init__(self, str(cache), models, ("*.nii.gz", "*.nii"), auto_reload=True)
@@ -80,8 +80,10 @@ class DicomStore(FolderStore, DICOMWebDatastore):  # MONAI Label answers with SE
         return self.archive.images()
 
     def get_labeled_images(self, label_tag: str | None = None, labels: Sequence[str] | None = None) -> list[str]:
-        """Ids of the images that have a label of a tag; ``final`` as the store has it, where labels come and go
-        without this server."""
+        """Ids of the images that have a label of a tag.
+
+        For ``final`` the DICOM store is asked, because labels come and go there without this server.
+        """
         if plain_tag(label_tag or _FINAL) != _FINAL:
             return super().get_labeled_images(label_tag)
         return list(self.archive.newest())
@@ -134,7 +136,7 @@ class DicomStore(FolderStore, DICOMWebDatastore):  # MONAI Label answers with SE
         super().update_image_info(image_id, info)
 
     def _grid(self, image_id: str) -> Grid:
-        """Of a series, from its instances; of a NIfTI file one cannot tell whether it was a projection."""
+        """Grid of a series, from its instances; a NIfTI file does not say whether it was a projection."""
         self.get_image_uri(image_id)
         folder = self._image_path(image_id)
         with refusing(folder, f"Series {image_id}"):
@@ -226,7 +228,7 @@ class DicomStore(FolderStore, DICOMWebDatastore):  # MONAI Label answers with SE
     def proposal_as_seg(self, series_dir: str, label: str, label_info: list[dict[str, Any]], **_: Any) -> str:
         """The answer to ``/infer`` with ``output=dicom_seg``, in place of MONAI Label's ``nifti_to_dicom_seg``.
 
-        That one names the segments by their order, so that a class that is absent shifts all names after it.
+        MONAI Label's function names the segments by their order, so an absent class shifts all names after it.
 
         Args:
             series_dir: folder with the instances of the series, beside the file of its image.
@@ -259,7 +261,7 @@ class DicomStore(FolderStore, DICOMWebDatastore):  # MONAI Label answers with SE
             raise HTTPException(422, f"{what}: it is empty; a DICOM segmentation needs at least one voxel.")
         folder = self._image_path(image_id)
         with refusing(folder, f"Series {image_id}"):
-            files = series_files(folder)  # without what reading leaves out, as a scout under the same UID
+            files = series_files(folder)  # without what reading leaves out, such as a scout with the same UID
         try:
             write_seg(label.values, label.grid, label.meaning.classes, files, path, creator, automatic)
         except (RuntimeError, ValueError) as e:

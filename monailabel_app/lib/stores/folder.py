@@ -38,11 +38,11 @@ class FolderStore(ListedStore):
       :func:`lib.labels.check.check_label`. What cannot be used is refused with its reason.
     * Files are written under a temporary name and renamed, ``datastore_v2.json`` too: a full disk or a killed server
       leaves what was there before.
-    * Notes about images and labels are taken only as they can be read back, see :mod:`lib.stores.info`.
+    * Notes about images and labels are accepted only if they can be read back, see :mod:`lib.stores.info`.
     * An id that is taken keeps its image: the same file once more changes nothing, another is refused.
     * A label that replaces another leaves the former in ``.medsaga/history/TAG/``, with its time and annotator; models'
-      proposals are not kept. Annotators who use a tag each do not meet. Removing an image removes its labels and their
-      history.
+      proposals are not kept. Annotators who each use their own tag do not replace each other's labels. Removing an
+      image removes its labels and their history.
 
     Args:
         datastore_path: the studies folder.
@@ -193,7 +193,7 @@ class FolderStore(ListedStore):
         return dict(getattr(self._saved, "report", {}))
 
     def _publish(self, image_id: str, tag: str, checked: CheckedLabel, info: dict[str, Any]) -> dict[str, Any]:
-        """Bring a checked label to where others see it; what is to be noted of it there. Here that is this folder."""
+        """Put a checked label where others see it; return what to note about it. Here that is this folder."""
         return {}
 
     def _put_label(
@@ -211,7 +211,7 @@ class FolderStore(ListedStore):
                 "ts": now,
                 "name": self._filename(image_id, ext),
                 "annotator": info.get("user") or info.get("client_id") or "unknown",
-                # of the values as they are stored; those that came may have been others
+                # names of the stored values; the submitted values may have been different
                 "label_info": [{"name": name, "idx": number} for number, name in checked.meaning.classes.items()],
                 "models": list(checked.meaning.models),
                 "voxels": checked.voxels,

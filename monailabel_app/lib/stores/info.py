@@ -1,4 +1,4 @@
-"""What is noted about images and labels: taken only as it can be read back.
+"""Notes about images and labels: accepted only if they can be read back.
 
 Notes come from clients and from the app's own tasks, and are kept as JSON. The same check runs before they are written
 and when the file is read.
@@ -58,7 +58,7 @@ class _Reserved(BaseModel):
 
 
 def read_info(info: Any) -> dict[str, Any]:
-    """Notes as the store keeps them: numbers of numpy become Python's, anything else that JSON lacks its text.
+    """Notes as the store keeps them: numbers of numpy become Python's, other values that JSON lacks become text.
 
     Raises:
         ValueError: naming the field that could not be read back, and what would be right.
@@ -77,11 +77,11 @@ def read_info(info: Any) -> dict[str, Any]:
 
 
 def checked_info(info: Any, what: str) -> dict[str, Any]:
-    """The same for notes of a request.
+    """Check and convert the notes of a request in the same way.
 
     Args:
         info: as it came.
-        what: it is about, for the error.
+        what: image or label that the notes are about, for the error.
 
     Raises:
         HTTPException: 422 naming the field that could not be read back.

@@ -63,14 +63,16 @@ class Journal:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Alone among the threads of this process and the processes that use the folder."""
+        """Exclusive access among the threads of this process and the processes that use the folder."""
         with self._threads, self._processes:
             yield
 
     @contextmanager
     def recording(self, new: LocalDatastoreModel) -> Iterator[None]:
-        """Write the list; what is done inside comes between writing and renaming, so that it is done only where there
-        is space for the list."""
+        """Write the list.
+
+        The body of the context runs between writing and renaming, so it runs only if there is space for the list.
+        """
         with replacing(self.path) as staged:
             staged.write_text(json.dumps(new.model_dump(exclude={"base_path"}), indent=2, allow_nan=False))
             to_disk(staged)
@@ -78,9 +80,9 @@ class Journal:
         self._seen = self.path.stat().st_mtime_ns
 
     def read(self, known: LocalDatastoreModel) -> LocalDatastoreModel:
-        """What another process has written, ``known`` where it has not.
+        """The list that another process has written; ``known`` if none has.
 
-        What of it cannot be read is kept in a file of its own and named in the log; the rest is taken.
+        Parts that cannot be read are kept in a file of their own and named in the log; the rest is used.
         """
         with self.locked():
             if not self.path.exists() or self.path.stat().st_mtime_ns == self._seen:

@@ -36,12 +36,12 @@ class ListedStore(LocalDatastore):
     ) -> None:
         self.private = Private(datastore_path)
         self._journal = Journal(Path(datastore_path) / "datastore_v2.json", self.private)
-        # by its name: beside a DICOM store another class comes next
+        # called by its name, because in a DICOM store super() is another class
         LocalDatastore.__init__(
             self, datastore_path, extensions=extensions, auto_reload=auto_reload, read_only=read_only
         )
         if auto_reload:
-            self._handler.on_moved = lambda event: self.refresh()  # this class, and rsync, put files in place so
+            self._handler.on_moved = lambda event: self.refresh()  # this class and rsync rename files into place
 
     # --- names and paths --------------------------------------------------------------------------------------------
 
@@ -76,7 +76,7 @@ class ListedStore(LocalDatastore):
 
     @contextmanager
     def _changing(self, what: str) -> Iterator[None]:
-        """Alone, on what is on disk now; 507 where the disk is full."""
+        """Exclusive access to the list, as it is on disk now; 507 where the disk is full."""
         with enough_disk(what), self._journal.locked():
             self._init_from_datastore_file()
             yield

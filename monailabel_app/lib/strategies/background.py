@@ -24,7 +24,7 @@ _LOOK_SECONDS = 5.0  # between looks for new images and new weights
 class BackgroundScoring:
     """One daemon thread that keeps scores up to date, and makes way for requests between two batches of slices.
 
-    It waits while a model trains, which on a CPU would take twice as long beside it and makes the scores outdated.
+    It waits while a model trains: on a CPU, training would take twice as long, and it makes the scores outdated.
 
     Only what is asked for is computed: the images of a store are seldom those of all bundles, and disagreement takes
     several times as long as the rest. Embedding and entropy of the first bundle count as asked for, unless each image
@@ -44,7 +44,7 @@ class BackgroundScoring:
 
     @contextmanager
     def paused_for(self, bundle: str, kinds: Iterable[str]) -> Iterator[None]:
-        """While a request needs these scores of a bundle and computes for itself; from then on they are kept."""
+        """Pause while a request computes these scores of a bundle itself; from then on they are kept up to date."""
         with self._count:
             self._requests += 1
             self.wanted.setdefault(bundle, set()).update(kinds)
@@ -55,7 +55,7 @@ class BackgroundScoring:
                 self._requests -= 1
 
     def start(self, datastore: Datastore, unasked: bool = True) -> None:
-        """Begin, in the server and not in a process that trains.
+        """Start the thread, in the server and not in a process that trains.
 
         Args:
             datastore: with the images.
@@ -70,7 +70,7 @@ class BackgroundScoring:
             atexit.register(self.stop)
 
     def stop(self) -> None:
-        """End with the batch in work."""
+        """Stop after the current batch."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()

@@ -22,10 +22,10 @@ class Available:
     """What may be handed to a client.
 
     Args:
-        own: the image that he was handed by this strategy last, and has not labelled yet.
+        own: the image that this strategy handed to the client last and that he has not labelled yet.
         free: images held by nobody else.
-        again: images handed to clients without an id, the longest ago first; for such clients only, who cannot be told
-            apart.
+        again: images handed to clients without an id, the longest ago first; only for such clients, because they cannot
+            be told apart.
         held: images that others have.
     """
 

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 KINDS = ("embedding", "entropy", "disagreement")
 
-# A store may be a hospital's archive. So many images at most, drawn by chance, are fetched, scored and compete.
+# A store may be a hospital's archive. At most this many images, drawn at random, are fetched, scored and compared.
 MAX_POOL = 500
 
 _UNCERTAINTY = {"entropy": mean_entropy, "disagreement": disagreement}
@@ -118,7 +118,7 @@ class ImageScores:
                 logger.warning("%s: %s is left out of active learning (%s). %s", self.model.name, image, kind, reason)
                 self._failed.add((image, kind, version))
                 continue
-            if self.version(kind) == version:  # else it may be of the old or the new weights
+            if self.version(kind) == version:  # else the value may be of the old or the new weights
                 self.store.put(image, path, kind, version, value)
         return True
 
@@ -130,7 +130,7 @@ class ImageScores:
             if self._published is None:
                 published = self.model.sam_network(device)
                 if published.image_size != self.model.image_size:
-                    # for prompts it sees images larger than the bundle does, which takes a multiple of the time
+                    # for prompts, this network gets larger images than the bundle's, which takes several times as long
                     published = SamSegmenter(
                         published.encoder,
                         self.model.image_size,

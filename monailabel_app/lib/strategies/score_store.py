@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class ScoreStore:
-    """One JSON file an image: a value for each kind of score, the weights it was computed with, and of which file.
+    """One JSON file per image: each kind of score with its value and weights, and which image file they are of.
 
     A value is forgotten when the image's file changes. Safe to use from several threads.
 

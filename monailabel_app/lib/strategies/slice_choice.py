@@ -31,7 +31,7 @@ class SliceChoice:
     same slices as long as the model is the same.
 
     Args:
-        models: by name; the first is the one that looks unless a request names another.
+        models: by name; the first chooses the slices unless a request names another.
     """
 
     def __init__(self, models: Mapping[str, ServedModel]) -> None:
@@ -41,7 +41,7 @@ class SliceChoice:
         """
         Args:
             path: of the image.
-            request: its ``slices`` is how many are wanted, its ``model`` the bundle that looks.
+            request: its ``slices`` is how many are wanted, its ``model`` the bundle that chooses.
 
         Returns:
             ``slices``, and ``slices_why``; nothing for a 2-D image.
@@ -68,7 +68,7 @@ class SliceChoice:
                 "slices_why": "evenly spaced",
             }
         scores = torch.cat(list(self._scores(model, convert_to_tensor(image, track_meta=False), looked_at)))
-        # by name: wherever the images lie, the same ones are asked for
+        # by file name, so that the same slices are chosen wherever the images are stored
         seed = int.from_bytes(hashlib.sha256(Path(path).name.encode()).digest()[:4], "big")
         chosen = class_stratified(scores, wanted, _BETA, torch.Generator().manual_seed(seed))
         return {
@@ -82,7 +82,7 @@ class SliceChoice:
         network = model.network(device)
         for start in range(0, len(positions), _BATCH):
             slices = image[..., positions[start : start + _BATCH]].permute(3, 0, 1, 2).float()
-            # what the lock is held for must be short
+            # the lock must only be held for a short time
             with COMPUTING, torch.no_grad():
                 yield class_uncertainty(network(fit_square(slices, network.image_size).to(device))).cpu()
 

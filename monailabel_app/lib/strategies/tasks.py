@@ -35,7 +35,7 @@ _Choose = Callable[[torch.Tensor, Sequence[int], int], list[int]]
 
 
 class _HandOut(Strategy):
-    """Unlabelled images only, and none that another annotator has.
+    """Hands out unlabelled images only, and none that another annotator has.
 
     Request parameters: ``slices``, how many slices of a volume to label, which :class:`SliceChoice` then names;
     ``image``, one that the client has already, so that none is chosen; ``client_id``, who asks. He gets the image again
@@ -122,7 +122,7 @@ def _draw(images: Sequence[str], request: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class _Choice:
-    """What a request may choose from, and by what.
+    """The images that a request may choose from, and the scores to choose by.
 
     Args:
         scores: of the bundle.
@@ -161,10 +161,10 @@ class _Choice:
 
 
 class _Scored(_HandOut):
-    """Compares images by what a bundle's networks make of them: by some kinds of the scores that ``background`` holds.
+    """Compares images by scores of a bundle's networks, of some of the kinds that ``background`` computes.
 
     Further request parameters: ``model``, the bundle, by default the first; ``budget``, seconds that the request may
-    compute scores that are not there yet. Images that are scored by then compete.
+    compute scores that are not there yet. Only images that have a score by then are compared.
     """
 
     def __init__(self, name: str, description: str, background: BackgroundScoring, kinds: Sequence[str]) -> None:
@@ -203,7 +203,7 @@ class EmbeddingStrategy(_Scored):
 
 
 class _NeedsTraining(_Scored):
-    """Goes by representative images as long as the bundle has no trained model."""
+    """Chooses representative images as long as the bundle has no trained model."""
 
     def rank(self, choice: _Choice) -> dict[str, Any] | None:
         model = choice.scores.model
@@ -237,7 +237,7 @@ class UncertaintyStrategy(_NeedsTraining):
 
 
 class MixedStrategy(_NeedsTraining):
-    """Of the quarter of images with the highest entropy the one that stands for the most unlabelled ones."""
+    """Of the quarter of images with the highest entropy, the one that represents the most unlabelled images."""
 
     def rank_trained(self, choice: _Choice) -> dict[str, Any] | None:
         known = choice.known({"entropy": choice.images, "embedding": [*choice.centres, *choice.images]})
@@ -282,7 +282,7 @@ def start_background_scoring(
 ) -> Callable[[], None]:
     """Keep the strategies' scores up to date, from now until the server ends.
 
-    To be called where the server starts (``on_init_complete``), which a process that trains does not come by.
+    Call it where the server starts (``on_init_complete``); a process that trains does not run that.
 
     Args:
         strategies: by :func:`build_strategies`.

@@ -33,7 +33,7 @@ def compared(
     parser: ConfigParser,
     held_back: Sequence[str],
 ) -> tuple[Version, bool]:
-    """Score new weights, and the served ones on the same labels; and how well they and the published ones follow
+    """Score new weights, and the served ones on the same labels; measure how well new and published weights follow
     prompts.
 
     Args:

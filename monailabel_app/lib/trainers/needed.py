@@ -13,7 +13,7 @@ _ERROR = 0.05  # of a Dice that was measured on one label
 
 
 def what_more_labels_bring(versions: Sequence[Version]) -> str:
-    """The scores of the last version's forerunners, continued to twice its labels; and its lowest class.
+    """The learning curve up to the last version, continued to twice its labels; and the class with the lowest score.
 
     Args:
         versions: of a model, the oldest first.

@@ -1,4 +1,4 @@
-"""How well weights follow prompts: an annotator who knows the truth, on a few objects."""
+"""How well weights follow prompts: a simulated annotator, who knows the truth, prompts a few objects."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def prompt_scores(
         parser: the bundle's training config.
 
     Returns:
-        of the network, and of the published weights on the same objects; both None without an object, and where the
-        bundle starts from no weights, they cannot be had, or a GPU has not the memory for both networks.
+        of the network, and of the published weights on the same objects; both None if there is no object, the bundle
+        starts from no weights, these cannot be obtained, or a GPU lacks memory for both networks.
     """
     if model.pretrained is None or not cases:
         return None, None
@@ -62,7 +62,7 @@ def prompt_scores(
 def _objects(
     cases: Sequence[Mapping[str, str]], parser: ConfigParser, classes: int
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """The cases prepared, the labels of each with some classes only, so that there are few objects of many cases."""
+    """The prepared cases; each label keeps only some of its classes, so that a few objects come from many cases."""
     preprocessing = parser.get_parsed_content("preprocessing")
     cases, left, turn = cases[:_OBJECTS], _OBJECTS, 1
     for index, case in enumerate(cases):

@@ -104,16 +104,18 @@ class RetrainTask(BundleTrainTask):
         train = [case for name, case in cases.items() if name not in held_back]
         held = [cases[name] for name in held_back]
         overrides["train#dataset#data"] = train
-        # without labels held back a first model is scored on its own: what fails even there is not served
+        # without labels held back, a first model is scored on its training labels; if it fails even there, it is not
+        # served
         overrides["validate#dataset#data"] = held if held or self.model.trained else train
-        # not the bundle's own split, whose data folder is not here: what the record of the new weights names
+        # instead of the bundle's own split, whose data folder is not here; the record of the new weights names these
+        # cases
         overrides["parts"] = {"train": train, "validation": [], "test": held}
         logger.info(
             "%s: training on %d labels, %d held back (%s)", self.model.name, len(train), len(held_back), held_back
         )
 
         unlabelled = self._unlabelled(datastore, overrides) if method in (WITH_UNLABELLED, CHOOSE) else []
-        # before the first training: that a file is missing must not be found out after it
+        # before the first training, so that a missing file is not found only after it
         methods = {name: overlays_of(name, self.model.path) for name in methods_to_train(method, held_back, unlabelled)}
         epochs, results = int(request["max_epochs"] or 0), {}
         for name, overlays in methods.items():
@@ -142,7 +144,7 @@ class RetrainTask(BundleTrainTask):
         raise failure
 
     def _unlabelled(self, datastore: Datastore, overrides: dict[str, Any]) -> list[Case]:
-        """Images that nobody has labelled, of many some, preprocessed into the slice cache."""
+        """Images that nobody has labelled (only some, if there are many), preprocessed into the slice cache."""
         overlays, cases = overlays_of(WITH_UNLABELLED, self.model.path), []
 
         def take(image: str) -> None:
@@ -218,7 +220,7 @@ class RetrainTask(BundleTrainTask):
     def _dataset(
         self, cases: list[Case], overrides: dict[str, Any], overlays: Sequence[str] = (), part: str = "train"
     ) -> Any:
-        # without class_names no warning: that one case alone does not show a class says nothing
+        # without class_names there is no warning: it means nothing if a single case does not show a class
         own = {f"{part}#dataset#data": cases, "train#dataset#class_names": None}
         return self.parsed({**overrides, **own}, overlays).get_parsed_content(f"{part}#dataset")
 
@@ -236,7 +238,8 @@ class RetrainTask(BundleTrainTask):
         slices = len(self._dataset(overrides["train#dataset#data"], overrides, overlays))
         epochs = max_epochs or settings.epochs(-(-slices // batch_size))
         rates = settings.rates(self.parsed({}, overlays), own_method=not overlays)
-        # scored once, at its end: chosen among epochs by the held-back labels, it would look better than it is
+        # scored only once, at the end: if the held-back labels also chose the epoch, the model would look better than
+        # it is
         once = {"train#trainer#max_epochs": epochs, "val_interval": epochs, "warmup_steps": settings.warmup}
         workflow = ConfigWorkflow(
             config_file=[self.bundle_config_path, *overlays],

@@ -38,7 +38,7 @@ class TrainingSettings:
 
     Args:
         steps: optimizer steps, after which training ends at the end of an epoch.
-        warmup: of these, with a rising rate.
+        warmup: number of these steps in which the rate rises.
         held_back: labels kept out of training to score the result with.
         rate: share of the bundle's learning rates.
         encoder_rate: the least for LiteMedSAM's encoder.
@@ -72,8 +72,9 @@ class TrainingSettings:
 def training_settings(labels: int, replaces: bool, goes_on: bool) -> TrainingSettings:
     """Settings for a number of labels.
 
-    With few labels each is worth more in training than in scoring, and a first model replaces nothing: all are learnt
-    from. A model that would replace another has to be scored, so from two labels on one is held back.
+    With few labels, each one is worth more in training than in scoring, and a first model replaces nothing: all labels
+    are used for training. A model that would replace another has to be scored, so with two labels or more at least one
+    is held back.
 
     Args:
         labels: number of labelled cases.

@@ -17,7 +17,7 @@ from medsaga.files import write_json
 
 __all__ = ["StatsFile", "read_stats"]
 
-# of a training that is going on; of one that has ended early they say nothing
+# progress of a running training; for one that has ended early these entries mean nothing
 _PROGRESS = ("epoch", "current_epoch", "current_iteration", "total_epochs", "current_time")
 
 
@@ -69,7 +69,7 @@ def _numbers(value: Any) -> Any:
 def read_stats(path: Path) -> dict[str, Any]:
     """The file's content, empty where there has been no training.
 
-    Of a training whose process has ended before it was done there is no progress, but a ``message``.
+    If the process ended before the training was done, there is a ``message`` and no progress.
     """
     stats = json.loads(path.read_text()) if path.is_file() else {}
     process = stats.pop("process", None)

@@ -11,7 +11,7 @@ __all__ = ["k_centre", "k_medoids", "mixed"]
 
 
 def k_centre(embeddings: torch.Tensor, labelled: Sequence[int], n: int) -> list[int]:
-    """Greedy k-centre: again and again the image that is farthest from all chosen ones.
+    """Greedy k-centre: repeatedly choose the image that is farthest from all chosen ones.
 
     The largest distance of an image to its nearest chosen one is then at most twice the smallest that is possible. With
     nothing labelled the first is the medoid, the image with the least sum of distances: a typical case to begin with
@@ -42,7 +42,7 @@ def k_centre(embeddings: torch.Tensor, labelled: Sequence[int], n: int) -> list[
     nearest = torch.full((len(vectors),), math.inf, dtype=torch.float64)
     for i in [*labelled, *chosen]:
         nearest = torch.minimum(nearest, _distances(vectors, i))
-    # beneath the copies of a chosen image, which are at distance 0
+    # lower than the distance 0 of copies of a chosen image
     nearest[[*labelled, *chosen]] = -1
     while len(chosen) < n:
         chosen.append(int(nearest.argmax()))
@@ -54,10 +54,10 @@ def k_centre(embeddings: torch.Tensor, labelled: Sequence[int], n: int) -> list[
 def k_medoids(
     embeddings: torch.Tensor, labelled: Sequence[int], n: int, candidates: Sequence[int] | None = None
 ) -> list[int]:
-    """Greedy k-medoids: again and again the image that most lessens the distances of all to their nearest chosen one.
+    """Greedy k-medoids: repeatedly choose the image that most reduces every image's distance to a chosen one.
 
-    Where :func:`k_centre` goes to the strangest image that is left, this goes to where many are. With nothing labelled
-    the first of both is the medoid.
+    While :func:`k_centre` chooses the most unusual image that is left, this chooses images that have many similar ones.
+    With nothing labelled the first of both is the medoid.
 
     Args:
         embeddings: one row an image.
@@ -90,7 +90,7 @@ def k_medoids(
 def mixed(
     embeddings: torch.Tensor, uncertainty: torch.Tensor, labelled: Sequence[int], n: int, share: float = 0.25
 ) -> list[int]:
-    """Of the most uncertain images those that stand for the most unlabelled ones.
+    """Choose, among the most uncertain images, those that represent the most unlabelled ones.
 
     The most uncertain ``share`` of the unlabelled images, at least ``n`` of them, is the shortlist; :func:`k_medoids`
     chooses from it. Uncertainty alone asks for the same difficulty again and again, embeddings alone for what the

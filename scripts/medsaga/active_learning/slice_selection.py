@@ -10,8 +10,8 @@ __all__ = ["class_stratified", "power_choice"]
 def power_choice(scores: torch.Tensor, n: int, beta: float, generator: torch.Generator) -> list[int]:
     """Draw ``n`` items without replacement, with probabilities in proportion to ``scores ** beta``.
 
-    With a large ``beta`` these are the highest scores, with 0 any items: noise keeps neighbours, which all score
-    alike, from being chosen together.
+    With a large ``beta`` these are the items with the highest scores, with 0 any items. The noise keeps neighbours,
+    which have similar scores, from being chosen together.
 
     Args:
         scores: (N,), at least 0.

@@ -12,7 +12,7 @@ from medsaga.transforms import fit_square
 
 __all__ = ["MAX_SLICES", "evenly_spaced", "image_area", "slice_batches"]
 
-# Neighbouring slices say nearly the same. So many, evenly spaced, bound the time that a scan takes.
+# Neighbouring slices say nearly the same. This many, evenly spaced, limit the time that a scan takes.
 MAX_SLICES = 16
 
 
@@ -25,13 +25,13 @@ def evenly_spaced(count: int, wanted: int) -> list[int]:
 def slice_batches(
     image: torch.Tensor, image_size: int, batch_size: int, max_slices: int = MAX_SLICES
 ) -> Iterator[torch.Tensor]:
-    """Cut what is looked at into the network's square inputs.
+    """Cut the slices that are used into the network's square inputs.
 
     Args:
         image: preprocessed image or volume, intensities in [0, 1].
         image_size: side S of the network's input, in pixels.
         batch_size: slices a batch.
-        max_slices: of a volume; a longer one is looked at in so many of its slices, evenly spaced.
+        max_slices: of a volume; of a longer one this many slices are used, evenly spaced.
 
     Yields:
         batches of slices, plain float tensors; memory beyond ``image`` is that of one batch.

@@ -29,7 +29,7 @@ def class_uncertainty(logits: torch.Tensor) -> torch.Tensor:
     """How unsure a network is of each class in each slice.
 
     Of class c: the sum over pixels of the entropy of their classes, each pixel counting by its probability of being c.
-    So a class that is small in a slice, or that the network does not find there but thinks of, has a score of its own.
+    So a class that is small in a slice, or that the network considers but does not find there, has a score of its own.
 
     Args:
         logits: (b, k, m, m).
@@ -45,8 +45,8 @@ def class_uncertainty(logits: torch.Tensor) -> torch.Tensor:
 def unsure_pixels(logits: torch.Tensor) -> torch.Tensor:
     """How much of each slice the network is unsure of, (b, k, m, m) → (b,).
 
-    The sum of what :func:`mean_entropy` takes the mean of: in pixels of the logits, each counting by its entropy and
-    by its probability of being foreground, as in :func:`class_uncertainty` by that of one class.
+    The sum over pixels of which :func:`mean_entropy` is the mean, in pixels of the logits: each pixel counts by its
+    entropy and by its probability of being foreground. In :func:`class_uncertainty` it is the probability of one class.
     """
     return class_uncertainty(logits)[:, 1:].sum(dim=1)
 
@@ -58,8 +58,9 @@ def mean_entropy(
     """Entropy of the predicted classes, mean over all pixels, each counting by its probability of being foreground.
 
     With p the classes' probabilities of a pixel, class 0 the background, and H their entropy, the score is
-    Σ (1 - p₀) H(p) / Σ (1 - p₀). Without the weight it says how much surface and background there is more than how
-    unsure the network is. It is taken at the logits' resolution, over the image without its padding.
+    Σ (1 - p₀) H(p) / Σ (1 - p₀). Without the weight, the score would depend more on the amount of surface and
+    background than on the network's uncertainty. It is taken at the logits' resolution, over the image without its
+    padding.
 
     Args:
         network: (b, C, S, S) → class logits (b, k, m, m), without dropout.

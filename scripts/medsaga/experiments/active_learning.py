@@ -98,7 +98,7 @@ def plot(found: dict[str, dict[int, Point]], path: Path) -> None:
 
 
 def page_name(slices: int | None) -> str:
-    """Of the page, its plot and its values: slices of images have ones of their own."""
+    """Name of the page, its plot and its values; labelling slices of images has its own."""
     return "active_learning_slices" if slices else "active_learning"
 
 
@@ -199,6 +199,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    # ended from outside it ends its server, as it does on Ctrl+C
+    # when this process is ended from outside, it ends its server, as on Ctrl+C
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on from here"))
     main()

@@ -78,7 +78,7 @@ def federated(sites: Sites) -> tuple[dict[str, Tensor], float]:
         processes[-1].start()
         theirs.close()
         pipes.append(ours)
-    # all begin with the first one's: what is not published starts from random numbers
+    # all begin with the first site's weights, because parts that are not published start from random numbers
     weights, *_ = [_received(number, pipe) for number, pipe in enumerate(pipes)]
     sent = 0
     for _ in tqdm(range(sites.rounds), desc="federated", unit="round"):

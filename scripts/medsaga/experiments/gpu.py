@@ -218,7 +218,7 @@ def clicks(run: Run) -> Iterator[str]:
 
 
 def _seconds(run: Run, call: Callable[[], object]) -> float:
-    """Of one call, the mean of many after a few that do not count."""
+    """Seconds of one call: the mean of many calls after a few that do not count."""
     for _ in range(3):
         call()
     if run.device == "cuda":

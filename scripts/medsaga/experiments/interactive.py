@@ -1,8 +1,8 @@
 """``python -m medsaga.experiments.interactive``: Dice with 1, 2, 3, 5 and 10 clicks and with a box, on unseen patients.
 
-An annotator who knows the truth clicks on the middle of an object, and then, one click after another, on the middle of
-the largest region where the mask is wrong that he got for all clicks so far. The masks are those that the app answers,
-or with ``--own`` the network's own.
+An annotator who knows the truth clicks on the middle of an object. Each further click is on the middle of the largest
+region where the mask for all clicks so far is wrong. The masks are those that the app answers, or with ``--own`` the
+network's own.
 """
 
 from __future__ import annotations

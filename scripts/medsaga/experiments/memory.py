@@ -53,7 +53,7 @@ class Row:
     explicit: bool = False
 
 
-# said for every row, so that none depends on what a bundle has as its default
+# set for every row, so that no row depends on a bundle's defaults
 _COMMON = {
     "rank": 16,
     "checkpointing": "blocks",
@@ -81,7 +81,7 @@ ROWS = {
     ),
     "galore_torch": Row("(d) MedSAGa's network, galore_torch's optimizer", overrides={"optimizer": _GALORE_TORCH}),
 }
-# of these overlays' optimizers, which have no such options
+# keys that rows with an overlay do not get, because their optimizers have no such options
 _OF_GALORE = ("rank", "update_in_backward", "state_bits")
 
 

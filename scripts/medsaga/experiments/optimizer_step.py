@@ -36,9 +36,10 @@ def measure_steps(
 ) -> dict[str, float]:
     """Time the steps of one optimizer over matrices with random gradients.
 
-    GaLoreAdamW runs ``update_gap + 10`` steps, which has the first step and a refresh of every basis in it. The others
-    repeat themselves, so fewer steps do: AdamW runs 20; ``galore_torch`` refreshes all bases in its first step and
-    every ``update_gap``-th, runs that one and 19 plain ones, and the mean is put together from both.
+    GaLoreAdamW runs ``update_gap + 10`` steps, which include the first step and a refresh of every basis. For the
+    others fewer steps are enough, because their steps repeat: AdamW runs 20. ``galore_torch`` refreshes all bases in
+    its first step and in every ``update_gap``-th; it runs such a step and 19 plain ones, and the mean is computed from
+    both.
 
     Args:
         name: one of ``OPTIMIZERS``.

@@ -10,7 +10,7 @@ __all__ = ["override"]
 
 
 def override(text: str) -> tuple[str, Any]:
-    """``KEY=VALUE`` as key and value, which is JSON where it can be read as such, else text: argparse's ``type``."""
+    """Split ``KEY=VALUE``; the value is read as JSON if possible, else as text. For argparse's ``type``."""
     key, equals, value = text.partition("=")
     if not (key and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, for example image_size=112")

@@ -23,7 +23,7 @@ Click = tuple[int, int, int]  # row, column, 1 inside the object or 0 outside
 
 
 def next_click(predicted: np.ndarray, truth: np.ndarray) -> Click | None:
-    """Where an annotator clicks who sees a mask: in the largest wrong region, farthest from its border.
+    """Where an annotator who sees a mask clicks: in the largest wrong region, farthest from its border.
 
     Args:
         predicted: mask (H, W).
@@ -56,7 +56,8 @@ class Object:
 
     Attributes:
         steps: Dice after each click of the sequence without a box.
-        wrong: how many clicks, all those until then counted at each step, lie on the wrong side of the mask.
+        wrong: number of clicks on the wrong side of the mask, summed over the steps; each step counts all clicks so
+            far.
     """
 
     case: str

@@ -38,7 +38,7 @@ from .overrides import override
 
 __all__ = ["STRATEGIES", "main"]
 
-_FOREGROUND = 2 / 3  # of the slices that foreground-aware random draws show foreground
+_FOREGROUND = 2 / 3  # share of slices with foreground in foreground-aware random draws
 _BAR = "foreground"
 _BATCH = 8
 _LR = 0.001
@@ -209,7 +209,7 @@ def page(results: dict[str, list[dict]], strategies: Sequence[str], seeds: Seque
 
 
 def forecasts(rows: pd.DataFrame) -> str:
-    """Markdown: what each strategy's smaller budgets let expect of a budget, and what was measured.
+    """Markdown: the score of a budget as forecast from each strategy's smaller budgets, and as measured.
 
     Args:
         rows: values of :func:`page`; the mean over seeds is continued.

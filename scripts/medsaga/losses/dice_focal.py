@@ -39,6 +39,6 @@ class LogitResolutionDiceFocalLoss(DiceFocalLoss):
             input: logits (B, k, h, w).
             target: class numbers (B, 1, H, W), or ``ignore_index``.
         """
-        # under autocast the logits are half precision, and sums over a batch of pixels are not
+        # under autocast the logits are in half precision, which is too coarse for sums over a batch of pixels
         logits, target = labelled_pixels(input.float(), to_logits_resolution(target, input), self.ignore_index)
         return super().forward(logits, target) if target.numel() else 0 * input.sum()

@@ -9,10 +9,10 @@ __all__ = ["labelled_pixels", "to_logits_resolution"]
 
 
 def labelled_pixels(logits: torch.Tensor, target: torch.Tensor, ignore_index: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Leave out the pixels of which a label does not say what they are.
+    """Leave out the pixels that are not labelled.
 
-    For a loss that takes means over pixels, or Dice over a batch as a whole, it is as if they were not there. (Of
-    MONAI's losses some have ``ignore_index``, the sums of two have not.)
+    For a loss that takes means over pixels, or Dice over a batch as a whole, it is as if they were not there. (Some of
+    MONAI's losses have ``ignore_index``, but its sums of two losses do not.)
 
     Args:
         logits: of the network.
@@ -20,7 +20,7 @@ def labelled_pixels(logits: torch.Tensor, target: torch.Tensor, ignore_index: in
         ignore_index: number of such pixels.
 
     Returns:
-        Both as they are where all pixels are labelled, else those that are, in a row.
+        Both as they are if all pixels are labelled, else the labelled pixels in a row.
 
     Shape:
         - logits: (B, k, h, w); target: (B, 1, h, w)

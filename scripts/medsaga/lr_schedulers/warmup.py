@@ -34,8 +34,8 @@ class WarmupPolynomialLR(LambdaLR):
     Raises:
         ValueError: when ``max_steps`` is less than 1, ``warmup_steps`` is negative or ``power`` is not positive.
 
-    The state dict holds plain Python values. The schedule's own settings are not among them: on resume those given
-    here hold, so that a run may be prolonged.
+    The state dict holds plain Python values. The schedule's own settings are not among them: on resume those given here
+    apply, so that a run may be prolonged.
 
     Source: SAMed (arXiv 2304.13785), eq. 5; MedSAGa (arXiv 2407.15042).
     """

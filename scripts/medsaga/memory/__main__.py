@@ -37,7 +37,7 @@ def main(words: list[str] | None = None) -> None:
     logging.getLogger("ignite").setLevel(logging.CRITICAL)
     try:
         arguments.command(arguments, overrides)
-    except Exception as err:  # MONAI wraps what goes wrong in a config in several of its own
+    except Exception as err:  # MONAI wraps an error in a config in several of its own errors
         cause = root_cause(err)
         message = cause.args[0] if isinstance(cause, KeyError) and cause.args else cause
         sys.exit(f"{type(cause).__name__}: {message}")
@@ -49,7 +49,7 @@ def _report(arguments: argparse.Namespace, overrides: dict[str, Any]) -> None:
     for file in filter(None, arguments.methods.split(",")):
         setups[Path(file).stem] = Setup(arguments.bundle, (file,), overrides)
     for setup in setups.values():
-        setup.parser()  # a wrong file or key is named before the long work starts
+        setup.parser()  # a wrong file or key is reported before the long work starts
     rows = []
     for method, setup in tqdm(setups.items(), desc="methods", unit="method"):
         rows.append(report_row(method, setup, arguments.predict_only))

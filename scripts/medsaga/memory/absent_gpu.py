@@ -54,10 +54,10 @@ def _attention(
 
 
 class _AutogradNowhere(TorchDispatchMode):
-    """Tells autograd that CUDA tensors are on "meta", as it asks a GPU for its streams, and all others the truth.
+    """Tells autograd that CUDA tensors are on "meta", as it would ask a GPU for streams; tells all others the truth.
 
-    Autograd notes the device of an operator's result before anyone else can ask, and asks again in backward. All
-    others, such as autocast, ask later.
+    Autograd reads the device of an operator's result before any other code can, and again in backward. Other code, such
+    as autocast, reads it later.
     """
 
     def __init__(self) -> None:

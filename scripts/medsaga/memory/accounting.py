@@ -139,7 +139,7 @@ class MemoryAccounting(TorchDispatchMode):
         self.live -= block.size
 
     def _relabel(self, tensor: Tensor, category: str) -> None:
-        """Say what a storage that is already followed turned out to be."""
+        """Set the category of a storage that is already followed."""
         block = self._blocks.get(tensor.untyped_storage()._cdata)
         if block is None:
             return

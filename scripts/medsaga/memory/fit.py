@@ -19,14 +19,14 @@ _UNITS = {"MB": 1e6, "GB": 1e9, "MIB": 2**20, "GIB": 2**30}
 _RESERVED = 0.6e9
 _FRAGMENTED = 0.05
 
-# Time of a step relative to none of this, by arithmetic: backward takes twice forward, so computing forward once more
-# adds a third, twice more two thirds. The other two are rules of thumb: transfers hide in part behind the computation,
-# and half the batch fills the GPU a little worse.
+# Time of a step relative to one without these settings, by arithmetic: backward takes twice as long as forward, so one
+# more forward pass adds a third, and two more add two thirds. The other two are rules of thumb: transfers hide in part
+# behind the computation, and half the batch fills the GPU a little worse.
 _RECOMPUTATION = {"off": 1.0, "blocks": 1.33, "least": 1.67}
 _OFFLOADING = 1.5
 _HALVING = 1.05
 
-# What is tried last, as results are then not the same up to rounding of float32: weights and state of fewer bits.
+# Weights and state of fewer bits are tried last, because results then differ by more than float32's rounding.
 _FEWER_BITS = {"precision": "bf16_weights", "state_bits": 8}
 
 
@@ -85,7 +85,7 @@ def candidates(setup: Setup) -> list[Candidate]:
                     settings["batch_size"] = batch // settings.get("accumulation_steps", 1)
                     found.append(Candidate(settings, time, 2 * bool(bits) + (accumulation > 1)))
     found.sort(key=lambda candidate: (candidate.changes, candidate.time))
-    # where keys are missing several are the same: the fastest stands for them
+    # if keys are missing, several candidates are the same: only the fastest is kept
     return [c for i, c in enumerate(found) if c.settings not in [other.settings for other in found[:i]]]
 
 

@@ -40,8 +40,8 @@ def measure(setup: Setup) -> Measurement:
         setup: what the bundle trains with.
 
     Returns:
-        The peak over the first two steps, and the time of the shorter of two more, which are not accounted: what else
-        runs on the machine only ever adds time.
+        The peak over the first two steps, and the time of the shorter of two more, whose memory is not accounted. The
+        shorter one is taken, because other work on the machine only ever adds time.
     """
     before = _start_resident_peak()
     training = Training(setup.parser())
@@ -65,7 +65,7 @@ def _seconds_of_a_step(training: Training) -> float:
 
 
 def _start_resident_peak() -> int | None:
-    """Make the highest resident memory start anew from the current one, and return that in bytes."""
+    """Reset the peak of resident memory to the current value, and return that in bytes."""
     reset = Path("/proc/self/clear_refs")
     if not reset.exists():
         return None

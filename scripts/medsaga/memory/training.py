@@ -33,7 +33,7 @@ class Training:
 
     def __init__(self, parser: ConfigParser) -> None:
         parser["weights"] = None
-        parser["prompt_probability"] = 0  # a few tokens more; which, depends on labels that a prediction does not have
+        parser["prompt_probability"] = 0  # prompts are a few tokens more, and need labels that a prediction lacks
         values = map(parser.get_parsed_content, ("batch_size", "image_size", "num_classes", "channel_names"))
         semi = "unlabelled" in parser
         batches = _RandomBatches(*values, ("image", "unlabelled", "weak") if semi else ("image",))

@@ -1,4 +1,4 @@
-"""Values for programs that ask fake tensors for theirs."""
+"""Values for programs that read the values of fake tensors."""
 
 from __future__ import annotations
 

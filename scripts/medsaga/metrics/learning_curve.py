@@ -17,10 +17,11 @@ _WORTH = 0.01  # Dice that more labels should bring
 
 
 def seed_error(score: float) -> float:
-    """Standard deviation of a Dice over seeds, which draw other labels, where the same cases are scored.
+    """Standard deviation of a Dice over seeds: each seed draws other labels, and the same cases are scored.
 
-    A tenth of what is missing to 1: on three data sets, with 3 to 80 labelled slices, it was between 0.01 and 0.17 of
-    that, in the median 0.07 (``docs/slice_choice_*.md``, 17 standard deviations of three seeds each).
+    It is estimated as a tenth of what is missing to 1. On three data sets, with 3 to 80 labelled slices, it was between
+    0.01 and 0.17 of what is missing, with a median of 0.07 (``docs/slice_choice_*.md``, 17 standard deviations of three
+    seeds each).
     """
     return max(0.005, 0.1 * (1 - score))
 
@@ -55,8 +56,8 @@ def forecast(
     """Continue a learning curve by a power law, ``score(n) = a - b n^(-c)`` with ``a <= 1``, ``b >= 0``.
 
     Two or three points do not determine three numbers, so none is fitted: all asymptotes a from 0 to 1 and exponents c
-    from 0.1 to 1.5 are weighed by how well they explain the scores (Gaussian errors), and the interval holds what they
-    say between them. It is about these cases: patients of another kind may be worse.
+    from 0.1 to 1.5 are weighed by how well they explain the scores (Gaussian errors), and the interval covers what they
+    predict. It is about these cases: patients of another kind may be worse.
 
     Args:
         counts: labels that were learnt from, slices or patients.

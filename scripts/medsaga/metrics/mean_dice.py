@@ -1,4 +1,4 @@
-"""The mean Dice by which epochs are compared, which is no number where there is nothing to compare."""
+"""The mean Dice by which epochs are compared; it is NaN where there is nothing to compare."""
 
 from __future__ import annotations
 

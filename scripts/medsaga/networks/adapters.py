@@ -22,10 +22,10 @@ _MLP_SCALE = 0.5  # s of the paper's code
 
 
 class Adapter(nn.Module):
-    """A bottleneck: down-projection, GELU, up-projection. The up-projection starts from zero, and so does the result.
+    """A bottleneck: down-projection, GELU, up-projection. The up-projection starts at zero, so the result does too.
 
-    Where the layers around are in half precision, by autocast or by their own weights, the parameters stay in float32,
-    as their updates would be lost in rounding, and are rounded where they are used.
+    If the surrounding layers run in half precision (by autocast or by their own weights), the parameters stay in
+    float32, because rounding would lose their updates. They are rounded where they are used.
 
     Args:
         dim: number of channels C.
@@ -65,12 +65,12 @@ def _as_linear_starts(rows: int, columns: int) -> nn.Parameter:
 class AdaptedViTBlock(ViTBlock):
     """A block of Segment Anything's encoder with an adapter after attention and one beside the MLP.
 
-    Submodules are the given block's own under its names, so checkpoints made without adapters fit by name.
+    Submodules are those of the given block and keep their names, so checkpoints made without adapters load by name.
 
     Args:
         block: the block to adapt; its submodules are taken over.
         width: width of the adapters.
-        depth: number D of neighbouring slices that also attend to each other; None for slices each for itself.
+        depth: number D of neighbouring slices that also attend to each other; None to process each slice on its own.
 
     Shape:
         - input, output: (B, H, W, C)
@@ -127,7 +127,7 @@ class AdaptedTinyViTBlock(nn.Module):
         if self.depth_adapter is not None:
             attended = attended + self.depth_adapter(self.attn.norm(x), self.attn)
         x = x + attended + self.attention_adapter(attended)
-        # in timm's own steps, as gradients of BatchNorm depend on the layout (see TinyViTEncoder)
+        # the same steps as in timm, because gradients of BatchNorm depend on the memory layout (see TinyViTEncoder)
         x = self.local_conv(x.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
         x = x + self.mlp(x) + _MLP_SCALE * self.mlp_adapter(self.mlp.norm(x))
         return x.unflatten(1, size)
@@ -136,8 +136,8 @@ class AdaptedTinyViTBlock(nn.Module):
 class AdaptedTwoWayBlock(nn.Module):
     """The first block of SAM's mask decoder with three adapters, for the prompts, for the MLP and for the image.
 
-    The third adapts the sum of image and attention, with a residual of its own, and SAM's own norm follows. A further
-    norm after it would not leave SAM's result as it is even while the adapter gives zero, as SAM's norm has weights.
+    The third adapts the sum of image and attention. It has its own residual, and SAM's own norm follows. A further norm
+    after that would change SAM's result even while the adapter gives zero, because SAM's norm has weights.
 
     Args:
         block: the block to adapt; its submodules are taken over under their names.
@@ -158,7 +158,7 @@ class AdaptedTwoWayBlock(nn.Module):
     def forward(
         self, queries: torch.Tensor, keys: torch.Tensor, query_pe: torch.Tensor, key_pe: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        # without positions, and without a residual: SAM's first block alone is so
+        # without positions and without a residual: only SAM's first block does this
         queries = self.norm1(self.self_attn(q=queries, k=queries, v=queries))
 
         attended = self.cross_attn_token_to_image(q=queries + query_pe, k=keys + key_pe, v=keys)
@@ -171,14 +171,15 @@ class AdaptedTwoWayBlock(nn.Module):
 
 
 def add_adapters(network: nn.Module, width: int, depth: int | None = None) -> None:
-    """Freeze a network but for what MSA trains, and add its adapters, which at first change nothing.
+    """Freeze a network except for the parts that MSA trains, and add its adapters, which at first change nothing.
 
-    Trained are the adapters of all encoder blocks and of the decoder's first block, and in full the decoder's second
-    block and what turns its result into masks (last attention, mask tokens, upscaling, hypernetworks), and the
-    projection of images with other than 1 or 3 channels.
+    The adapters of all encoder blocks and of the decoder's first block are trained. These parts are trained in full:
+    the decoder's second block, the layers that turn its result into masks (last attention, mask tokens, upscaling,
+    hypernetworks), and the projection of images with other than 1 or 3 channels.
 
-    With ``depth`` a batch is taken as neighbouring slices, D at a time from its start (the last ones may be fewer),
-    and each block attends to them too, see :class:`~medsaga.networks.depth_attention.DepthAttention`.
+    With ``depth`` a batch is divided from its start into groups of D neighbouring slices (the last group may be
+    smaller), and each block also attends across the slices of a group, see
+    :class:`~medsaga.networks.depth_attention.DepthAttention`.
 
     Args:
         network: a :class:`~medsaga.networks.SamSegmenter`; changed in place.
@@ -186,7 +187,7 @@ def add_adapters(network: nn.Module, width: int, depth: int | None = None) -> No
         depth: number D of neighbouring slices of the 3-D form; None for the 2-D form.
 
     Raises:
-        ValueError: when width or depth is too small, or the encoder computes images one at a time, which then could
+        ValueError: when width or depth is too small, or the encoder computes images one at a time, so that they could
             not attend to each other.
 
     Source:
@@ -230,8 +231,8 @@ def adapter_options(state: dict[str, torch.Tensor]) -> dict[str, int | None]:
         state: state dict of a ``SamSegmenter``.
 
     Returns:
-        ``width`` and ``depth`` as ``adapters`` of :class:`~medsaga.networks.SamSegmenter` has them; nothing for a
-        network without adapters.
+        ``width`` and ``depth``, as the argument ``adapters`` of :class:`~medsaga.networks.SamSegmenter` takes them;
+        empty for a network without adapters.
     """
     width = next((len(value) for key, value in state.items() if key.endswith("_adapter.down")), None)
     if width is None:

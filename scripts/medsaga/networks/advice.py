@@ -19,7 +19,7 @@ _NO_LORA = {"rank": None, "projections": "qv", "mlp": False, "decoder": False}
 
 
 def _lora_advice(trained: dict[str, Any], wanted: dict[str, Any], source: str | Path) -> str:
-    """What to do about weights and a network whose options of LoRA differ."""
+    """What to do if the LoRA options of the weights and of the network differ."""
     has = f"the network with {_settings(wanted, 'lora#')}" if wanted else "the network has no LoRA"
     if not trained:
         return f"it was trained without LoRA, {has}: leave out the overlay bundles/methods/samed.json"
@@ -33,7 +33,7 @@ def _lora_advice(trained: dict[str, Any], wanted: dict[str, Any], source: str | 
 
 
 def _adapter_advice(trained: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """What to do about weights and a network whose options of adapters differ."""
+    """What to do if the adapter options of the weights and of the network differ."""
     has = f"the network with {_settings(wanted, 'adapters#')}" if wanted else "the network has no adapters"
     if not trained:
         return f"it was trained without adapters, {has}: leave out the overlay bundles/methods/msa.json"
@@ -45,7 +45,7 @@ def _adapter_advice(trained: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 
 def _channels_advice(trained: torch.Tensor | None, wanted: torch.Tensor | None) -> str:
-    """What to do about weights and a network of images with other numbers of channels."""
+    """What to do if the weights and the network are for images with different numbers of channels."""
     has, takes = ("1 or 3" if weight is None else str(weight.shape[1]) for weight in (trained, wanted))
     return (
         f"it was trained on images of {has} channels (sequences), the network takes {takes}: set in_channels, that is "
@@ -70,7 +70,7 @@ def check_fit(state: dict[str, torch.Tensor], network: nn.Module, source: str | 
         source: of the state, for the error.
 
     Raises:
-        ValueError: keys are missing, too many or of another shape, with the likely cause.
+        ValueError: keys are missing, unexpected or of another shape; the message says the likely cause.
     """
     expected = network.state_dict()
     problems = {

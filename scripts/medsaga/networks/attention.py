@@ -20,8 +20,8 @@ _TILE = 1 << 20
 class RelPosAttention(ExplicitAttention):
     """Attention of Segment Anything's image encoder, with decomposed relative positions, in little memory.
 
-    The result is ``segment_anything``'s up to rounding, and so are parameters and names, but the N × N scores are never
-    held for all heads and images: on a CPU by :func:`tiled_attention`, elsewhere by :func:`folded_attention`.
+    Parameters, names and, up to rounding, the result are those of ``segment_anything``, but the N × N scores are never
+    held for all heads and images. A CPU uses :func:`tiled_attention`, other devices :func:`folded_attention`.
 
     Args:
         dim: number of channels C.
@@ -71,8 +71,8 @@ def folded_attention(
     """Attention with decomposed relative positions as one plain scaled dot product of wider heads.
 
     The score of query i and key j in row y and column x, ``scale q_i·k_j + h_i[y] + w_i[x]``, is the inner product of
-    ``[scale q_i, h_i, w_i]`` and ``[k_j, e_y, e_x]`` with unit vectors e. So kernels apply that know of no bias and
-    hold no N × N scores.
+    ``[scale q_i, h_i, w_i]`` and ``[k_j, e_y, e_x]`` with unit vectors e. So kernels can be used that support no bias
+    and hold no N × N scores.
 
     Args:
         qkv: queries, keys and values.
@@ -116,8 +116,8 @@ def tiled_attention(qkv: torch.Tensor, table_h: torch.Tensor, table_w: torch.Ten
     """Attention with decomposed relative positions, a tile of the scores at a time; for the CPU.
 
     For backward it keeps its arguments, its result and the logarithm of each softmax's denominator, and computes the
-    tiles again. That is faster there than :func:`folded_attention`, whose heads are wider and whose kernel has a slow
-    backward. Softmax and sums are in float32 whatever the arguments' precision.
+    tiles again. On a CPU that is faster than :func:`folded_attention`, whose heads are wider and whose kernel has a
+    slow backward. Softmax and sums are in float32 whatever the arguments' precision.
 
     Args:
         qkv: as in :func:`folded_attention`; so are the other arguments, the result and all shapes.
@@ -240,7 +240,8 @@ def _tiled_empty(qkv: torch.Tensor, table_h: torch.Tensor, table_w: torch.Tensor
     return qkv.new_empty(images, height, width, heads, dim), qkv.new_empty(images, heads, height, width, dtype=exact)
 
 
-# As operators of their own, compilers, dispatch modes and selective checkpointing see one call and not its tiles.
+# Registered as one operator, so that compilers, dispatch modes and selective checkpointing see one call and not its
+# tiles.
 _tiled = torch.library.custom_op("medsaga::tiled_attention", _tiled_forward, mutates_args=(), device_types="cpu")
 _tiled.register_fake(_tiled_empty)
 _tiled_grad = torch.library.custom_op(

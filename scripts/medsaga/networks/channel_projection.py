@@ -1,4 +1,4 @@
-"""Images of any number of channels to the three that published image encoders take."""
+"""Map images of any number of channels to the three channels that published image encoders take."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class ChannelProjection(nn.Conv2d):
     """A learnt 1×1 convolution from C channels to three, which starts from means of channels.
 
     Every channel reaches the encoder from the first step, and intensities stay in [0, 1], as published weights expect.
-    Channel i goes to output i mod 3, which is the mean of what goes to it; of two channels the third output is their
-    mean. No random number is drawn.
+    Channel i goes to output i mod 3, and each output is the mean of its channels. With two channels the third output is
+    the mean of both. No random number is drawn.
 
     Args:
         in_channels: number of channels C of the images, at least 2.
@@ -35,11 +35,11 @@ class ChannelProjection(nn.Conv2d):
         start = torch.zeros(_ENCODER_CHANNELS, in_channels)
         for channel in range(in_channels):
             start[channel % _ENCODER_CHANNELS, channel] = 1
-        start[start.sum(dim=1) == 0] = 1  # what no channel went to
+        start[start.sum(dim=1) == 0] = 1  # outputs without a channel
         start /= start.sum(dim=1, keepdim=True)
         with torch.no_grad():
             self.weight.copy_(start[:, :, None, None])
             self.bias.zero_()
 
     def reset_parameters(self) -> None:
-        """Nothing random: the start is set above, so networks with and without it draw the same numbers elsewhere."""
+        """Draw nothing, as the start is set above: networks with and without this layer draw the same numbers."""

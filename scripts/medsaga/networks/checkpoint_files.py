@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 SAM_PARTS = ("image_encoder", "prompt_encoder", "mask_decoder")
 
 _DEEPEST = 3  # levels of wrappers: {"ema": {"model": {"state_dict": ...}}}
-# where several state dicts fit alike, those that were trained come first, and averages of them last
+# if several state dicts fit equally well, trained ones come first, and averages of them last
 _USUAL = ("", "state_dict", "model_state_dict", "model", "network", "net", "sam", "module", "_orig_mod")
 _AVERAGES = ("ema", "teacher", "average", "swa")
 # parts of names that wrapping a module puts between others: (Fully)DataParallel, torch.compile, checkpointing
@@ -26,13 +26,13 @@ _WRAPPING = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 class _Found(NamedTuple):
     state: dict[str, torch.Tensor]
     where: tuple[str, ...]  # keys of the wrappers, then parts of the prefix
-    fitting: frozenset[str]  # those of its keys that are of the network
+    fitting: frozenset[str]  # those of its keys that belong to the network
     fit: int
-    whole: bool  # under the names of the file
+    whole: bool  # its names are those in the file, without a prefix removed
 
     @property
     def order(self) -> tuple[int, bool, int]:
-        # as it is in the file, unless it fits better otherwise
+        # the names as they are in the file, unless others fit better
         return self.fit, self.whole, -_rank(self.where)
 
 
@@ -41,20 +41,21 @@ def find_state(content: Any, names: Sequence[str], path: Path) -> dict[str, torc
 
     It may lie in dictionaries (Lightning's ``state_dict``, ``model_state_dict``, ``model``, ``ema`` ...), and its keys
     may have a prefix (``module.`` of DataParallel, ``_orig_mod.`` of torch.compile, ``model.`` of a LightningModule
-    ...). No list of prefixes decides: a prefix goes only if more keys are then keys of the network, so none of a
-    network's own is mistaken for one. What lies beside the network in the file (losses, a second network) is left out.
+    ...). There is no list of prefixes: a prefix is removed only if more keys then match the network, so a part of the
+    network's own names is never mistaken for a prefix. Anything else in the file (losses, a second network) is left
+    out.
 
     Args:
         content: of the file, tensors and plain values.
-        names: keys of the network's state dict. A key that begins with one of its first parts counts as fitting, too:
-            what is fitted to the network later (LoRA, LiteMedSAM's names) begins as its keys do.
+        names: keys of the network's state dict. A key that begins with the first part of one of these counts as
+            fitting, too: keys that are adapted to the network later (LoRA, LiteMedSAM's names) begin in the same way.
         path: of the file, for errors.
 
     Returns:
-        the tensors, under their names without a prefix; those of the file where none of them fits.
+        the tensors, under their names without a prefix; the names of the file if none of them fits.
 
     Raises:
-        ValueError: there is no state dict, or several fit alike.
+        ValueError: there is no state dict, or several fit equally well.
     """
     found = [candidate for where, state in _dictionaries(content) for candidate in _candidates(state, where, names)]
     if not found:

@@ -1,4 +1,4 @@
-"""What backward needs: computed again instead of kept, or kept in CPU memory."""
+"""Less memory for backward: intermediate results are computed again instead of kept, or kept in CPU memory."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def image_by_image(piece: Callable[..., torch.Tensor], *inputs: torch.Tensor) ->
     """As :func:`recomputed`, for each image of a batch on its own: backward then holds one image's tensors at a time.
 
     Args:
-        piece: a module or function that treats the items of its arguments' first dimension each for itself.
+        piece: a module or function that treats each item of its arguments' first dimension independently.
         inputs: its arguments, batches of equal size.
 
     Returns:
@@ -63,7 +63,7 @@ def image_by_image(piece: Callable[..., torch.Tensor], *inputs: torch.Tensor) ->
 
 
 def offloaded(enabled: bool, device: torch.device) -> AbstractContextManager:
-    """Context in whose forward pass what backward needs goes to CPU memory, from where backward fetches it.
+    """Context in which forward puts the tensors that backward needs into CPU memory; backward fetches them from there.
 
     Args:
         enabled: False for a context that does nothing.

@@ -207,10 +207,11 @@ class PatchExpanding(nn.Module):
 class DAEFormer(nn.Module):
     """DAE-Former: dual attention over positions and channels in three levels, with cross attention for skips.
 
-    An overlapping patch embedding (stride 4) and three levels of two :class:`DualAttention` blocks and a norm each, the
-    second and third begun by an overlapping patch merging (stride 2). Then, twice, patch expanding (× 2),
-    :class:`SkipCrossAttention` with the encoder's level and two more blocks; last, expanding × 4 and a linear
-    classifier. Nothing depends on the image's size. There are no pretrained weights: as in the paper it starts fresh.
+    The encoder is an overlapping patch embedding (stride 4) and three levels, each of two :class:`DualAttention` blocks
+    and a norm. The second and third level begin with an overlapping patch merging (stride 2). The decoder has, twice,
+    patch expanding (× 2), :class:`SkipCrossAttention` with the encoder's level and two more blocks; expanding × 4 and a
+    linear classifier follow. Nothing depends on the image's size. There are no pretrained weights: as in the paper it
+    starts fresh.
 
     What the paper leaves open is as in its authors' code: channels of the levels 128, 320 and 512; norms before each
     part; one head over positions and eight among channels; no blocks in the decoder at the deepest level.
@@ -284,7 +285,7 @@ def _level(width: int) -> nn.Sequential:
 
 
 def _initialize(layer: nn.Module) -> None:
-    """As the authors initialise the decoder; the encoder starts as PyTorch's layers do."""
+    """Initialise as the authors do in the decoder; the encoder keeps the initial values of PyTorch's layers."""
     if isinstance(layer, (nn.Linear, nn.Conv2d)):
         nn.init.xavier_uniform_(layer.weight)
         if layer.bias is not None:

@@ -13,13 +13,13 @@ __all__ = ["DepthAttention"]
 class DepthAttention(nn.Module):
     """The depth branch of an encoder block: each position of D neighbouring slices attends along the slices.
 
-    Projections to queries, keys, values and output are those of the block's attention, whatever is trained of them.
-    Its positions are those within a slice and say nothing of a distance between slices: in their place each head has a
-    bias for each such distance, which starts from zero.
+    The projections to queries, keys, values and output are those of the block's attention, whichever of them are
+    trained. The block's position encoding describes places within a slice, not distances between slices. In its place,
+    each head has a bias for each distance between slices, which starts from zero.
 
-    The branch ends in an adapter, which starts from zero, so at first slices are as if each were alone. To add SAM's
-    attention along slices as it is, as strong as that within them, would throw SAM's features off. A slice alone has
-    no depth branch: its result is that of the 2-D form.
+    The branch ends in an adapter, which starts from zero, so at first each slice is processed as if it were alone.
+    Without it, attention along slices would be as strong as attention within them and would distort SAM's features. A
+    single slice has no depth branch: its result is that of the 2-D form.
 
     Args:
         attention: the block's attention, only for its number of heads.
@@ -27,7 +27,7 @@ class DepthAttention(nn.Module):
         depth: number D of slices that attend to each other.
 
     Shape:
-        - x, output: (B, H, W, C), B slices of which each D from the first are neighbours; the last may be fewer
+        - x, output: (B, H, W, C), B slices in groups of D neighbours from the first on; the last group may be smaller
 
     Source:
         Medical SAM Adapter (arXiv 2304.12620), section on 3-D images (space-depth transpose).

@@ -1,4 +1,4 @@
-"""What the image encoder knows of single pixels, for the mask decoder."""
+"""Fine-resolution features of the image encoder, for the mask decoder."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ _UPSCALED = (32, 64)  # of SAM's upscaling at these grids
 class FineFeatures(nn.Module):
     """Features of the encoder's first stages, at 4 and 2 times the embedding's grid, added in the decoder's upscaling.
 
-    SAM's decoder draws 4 × 4 pixels from one embedding. Here each step of its upscaling gets what the encoder found at
-    that resolution, as in a U-Net. What is added starts from zero, so published weights give their own logits.
+    SAM's decoder predicts 4 × 4 pixels from one embedding. Here each step of its upscaling also gets the encoder's
+    features at that resolution, as in a U-Net. The added part starts from zero, so at first published weights give
+    their own logits.
 
-    The features travel with the embedding, as further channels: whoever keeps or sends embeddings need not know of
-    them. They are narrowed for that, and a pixel of a finer grid is a channel of its own.
+    The features are stored with the embedding as further channels, so code that keeps or sends embeddings need not know
+    of them. For this they are projected to fewer channels, and each pixel of a finer grid gets channels of its own.
 
     Args:
         channels: of the encoder's features at 4 and at 2 times the embedding's grid.

@@ -34,13 +34,13 @@ def encoder_of(state: dict[str, torch.Tensor]) -> str | None:
 def fit_classes(
     state: dict[str, torch.Tensor], network: nn.Module, own: bool, new_head: bool, source: str | Path
 ) -> None:
-    """Where the classes are others, take the network's fresh mask tokens, and what goes with them, for SAM's four.
+    """If the classes differ, replace SAM's four mask tokens, and the layers that belong to them, by the fresh ones.
 
     Args:
         state: changed in place.
         network: a :class:`~medsaga.networks.SamSegmenter`.
         own: whether the state is of such a network, not of SAM's format.
-        new_head: replace them where the number is the same, too.
+        new_head: replace them even if the number is the same.
         source: of the state, for the error.
 
     Raises:
@@ -85,7 +85,7 @@ def fit_positions(state: dict[str, torch.Tensor], network: nn.Module) -> None:
 
 
 def start_fresh(state: dict[str, torch.Tensor], network: nn.Module, own: bool) -> None:
-    """Take from the network what the state cannot have: all that SAM lacks, or finer features of a later version.
+    """Take from the network what the state cannot have: all that SAM lacks, or the finer features of a later version.
 
     Args:
         state: changed in place.

@@ -23,12 +23,12 @@ class LoRALinear(nn.Linear):
 
     .. math:: \hat W_p = W_p + B_p A_p \quad \text{for each adapted part } p
 
-    ``weight`` and ``bias`` are the given layer's own, under its names, so checkpoints made without LoRA fit by name.
-    A starts as the weight of an ``nn.Linear`` does, B as zero: at first nothing changes. There is no factor on ``B A``
-    (LoRA's alpha equals its rank), as in SAMed.
+    ``weight`` and ``bias`` are those of the given layer and keep their names, so checkpoints made without LoRA load by
+    name. A is initialised like the weight of an ``nn.Linear``, B with zeros: at first nothing changes. There is no
+    factor on ``B A`` (LoRA's alpha equals its rank), as in SAMed.
 
-    ``B A`` is never formed. Where the layer runs in half precision, by autocast or by its own weights, A and B stay in
-    float32, as their updates would be lost in rounding, and are rounded where they are used.
+    ``B A`` is never formed. If the layer runs in half precision (by autocast or by its own weights), A and B stay in
+    float32, because rounding would lose their updates. They are rounded where they are used.
 
     Args:
         linear: the layer to adapt. Its parameters are taken over and frozen.
@@ -98,7 +98,8 @@ def add_lora(module: nn.Module, rank: int, projections: str = "qv", mlp: bool = 
         mlp: update both layers of each MLP too.
 
     Raises:
-        ValueError: when the rank does not fit, the letters are others, or the module has no attention known here.
+        ValueError: when the rank does not fit, a letter is unknown or repeated, or the module has no attention known
+            here.
 
     Source:
         SAMed (arXiv 2304.13785), section 3.2 and its ablation of projections.
@@ -132,14 +133,14 @@ def add_lora(module: nn.Module, rank: int, projections: str = "qv", mlp: bool = 
 
 
 def lora_options(state: dict[str, torch.Tensor]) -> dict[str, int | str | bool]:
-    """Tell from a state dict with which LoRA a network was built.
+    """Read from a state dict with which LoRA options its network was built.
 
     Args:
         state: state dict of a ``SamSegmenter``.
 
     Returns:
-        ``rank``, ``projections``, ``mlp`` and ``decoder`` as ``lora`` of
-        :class:`~medsaga.networks.SamSegmenter` has them; nothing for a network without LoRA.
+        ``rank``, ``projections``, ``mlp`` and ``decoder``, as the argument ``lora`` of
+        :class:`~medsaga.networks.SamSegmenter` takes them; empty for a network without LoRA.
     """
     ranks = {key: len(value) for key, value in state.items() if ".lora_a_" in key}
     if not ranks:
@@ -171,7 +172,7 @@ def merge_lora(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if not found:
             continue
         parts = "qkv" if layer.endswith("qkv") else part
-        # TinyViT alone has q, k, v head by head, and these biases, a row a head
+        # only TinyViT has q, k, v head by head, and only it has these biases, one row per head
         biases = state.get(layer.removesuffix("qkv") + "attention_biases")
         heads = 1 if biases is None else len(biases)
         update = state[f"{layer}.lora_b_{part}"] @ a

@@ -1,8 +1,8 @@
 """``python -m medsaga.networks.merge TRAINED MERGED``: weights for serving without LoRA from a checkpoint with LoRA.
 
-TRAINED is a bundle's ``models/model.pt`` trained with LoRA, also one that holds what was trained only, or a checkpoint
-of SAMed. MERGED loads in the bundle without the overlay of its training, and answers as fast as weights trained in
-full.
+TRAINED is a bundle's ``models/model.pt`` trained with LoRA (complete, or with the trained tensors only), or a
+checkpoint of SAMed. MERGED loads in the bundle without the overlay used in training, and answers as fast as weights
+trained in full.
 """
 
 from __future__ import annotations

@@ -21,23 +21,23 @@ _SEGMENTER = "segmenter."
 class MaskedAutoencoder(nn.Module):
     """A segmenter's image encoder that learns from images alone; what it returns is the loss.
 
-    * **Masked autoencoding.** A share of the patches of each image is hidden, and one linear map from the image
-      embedding draws them again. The loss is the mean absolute error of the hidden pixels. MAE leaves hidden patches
-      out, which saves most of the encoder's work. Here the encoders have windowed attention and convolutions, which
-      need the whole grid, so a hidden patch is replaced by learnt pixels, as in SimMIM, whose linear head and loss
-      these are too. With SAM's ViT, whose patches these are, that is a learnt embedding, SimMIM's mask token; its
-      positions are added as to any other.
-    * **e-Mix** (``emix_weight``). Images are mixed in pairs; the embedding of a mixture must be as close to those of
-      its two parts as their shares say. See :func:`emix_loss`.
-    * **ShED** (``shed_weight``). 15 % of the patches of each image change places; a linear classifier tells from the
-      embedding which have.
+    * **Masked autoencoding.** A share of the patches of each image is hidden, and one linear map reconstructs them from
+      the image embedding. The loss is the mean absolute error of the hidden pixels. MAE leaves hidden patches out,
+      which saves most of the encoder's work. Here the encoders have windowed attention and convolutions, which need the
+      whole grid, so a hidden patch is replaced by learnt pixels, as in SimMIM. The linear head and the loss are
+      SimMIM's too. SAM's ViT has the same patches, so there the learnt pixels amount to a learnt embedding, SimMIM's
+      mask token; positions are added to it as to any other embedding.
+    * **e-Mix** (``emix_weight``). Images are mixed in pairs; the embedding of a mixture must be similar to those of its
+      two parts according to their shares. See :func:`emix_loss`.
+    * **ShED** (``shed_weight``). 15 % of the patches of each image change places; a linear classifier predicts from the
+      embedding which patches were moved.
 
-    Both are defined on what goes into a transformer, the embeddings of patches. SAM's patch embedding is affine and the
-    shares add up to 1, so mixing its images mixes its embeddings, and moving patches moves them; the encoder can be
-    taken as it is. TinyViT's patch embedding has convolutions with an activation in between: there the two act on
-    pixels.
+    e-Mix and ShED are defined on the input of a transformer, the embeddings of patches. SAM's patch embedding is affine
+    and the shares add up to 1, so mixing images mixes their embeddings, and moving patches moves their embeddings; the
+    encoder needs no change. TinyViT's patch embedding has convolutions with an activation in between, so there both
+    methods act on pixels.
 
-    Trained are the image encoder and the small parts above, which is all that has a gradient. Random numbers come from
+    The image encoder and the small parts above are trained; nothing else has a gradient. Random numbers come from
     torch's global generator, which :class:`~medsaga.handlers.TrainingState` seeds by epoch.
 
     Args:
@@ -88,7 +88,7 @@ class MaskedAutoencoder(nn.Module):
             self.moved = nn.Conv2d(256, 1, kernel_size=cells, stride=cells)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Hide, mix and move patches at random, and say how well the encoder copes.
+        """Hide, mix and move patches at random, and compute the loss.
 
         Args:
             image: images with intensities in [0, 1].
@@ -108,7 +108,7 @@ class MaskedAutoencoder(nn.Module):
         return loss
 
     def hide(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hide patches drawn at random, as many in each image.
+        """Hide patches drawn at random, the same number in each image.
 
         Args:
             image: images.
@@ -140,7 +140,7 @@ class MaskedAutoencoder(nn.Module):
         return self.segmenter.encode(image).float()
 
     def _draw(self, image: torch.Tensor, share: float) -> torch.Tensor:
-        """Numbers of patches drawn for each image, (B, k): at least two, because one alone could not be moved."""
+        """Indices of the patches drawn for each image, (B, k): at least two, because one alone could not be moved."""
         patches = self.grid**2
         drawn = torch.rand(len(image), patches).argsort(dim=1)  # on the CPU: the same whatever the device
         return drawn[:, : max(2, round(share * patches))].to(image.device)
@@ -155,8 +155,8 @@ def masked_error(reconstruction: torch.Tensor, image: torch.Tensor, hidden: torc
     """Mean absolute error of the hidden pixels; the visible ones do not count.
 
     Args:
-        reconstruction: images as they were drawn again.
-        image: images as they are.
+        reconstruction: reconstructed images.
+        image: original images.
         hidden: which pixels were hidden.
 
     Returns:
@@ -174,7 +174,7 @@ def masked_error(reconstruction: torch.Tensor, image: torch.Tensor, hidden: torc
 
 
 def emix_loss(mixed: torch.Tensor, parts: torch.Tensor, share: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """How far the embeddings of mixtures are from those of their parts, beside those of the rest of the batch.
+    """How far the embeddings of mixtures are from those of their parts, compared with the rest of the batch.
 
     Mixture i has the share s of image i and 1 - s of image ``order[i]``. A softmax over the batch of its cosine
     similarities to all images, divided by a temperature of 0.2, should give these two the probabilities s and 1 - s:
@@ -184,7 +184,7 @@ def emix_loss(mixed: torch.Tensor, parts: torch.Tensor, share: torch.Tensor, ord
         mixed: embeddings of the mixtures.
         parts: embeddings of the images.
         share: of image i in mixture i.
-        order: numbers of the images that make up the rest.
+        order: indices of the second images of the mixtures.
 
     Returns:
         The mean over the mixtures.
@@ -203,11 +203,11 @@ def emix_loss(mixed: torch.Tensor, parts: torch.Tensor, share: torch.Tensor, ord
 
 
 def move_patches(image: torch.Tensor, places: torch.Tensor, side: int) -> torch.Tensor:
-    """Let patches of each image change places in a ring: the content of each place goes to the next one named.
+    """Exchange patches of each image in a ring: the content of each place goes to the next place in ``places``.
 
     Args:
         image: images.
-        places: numbers of the patches, row by row, in each image; all of an image's different.
+        places: indices of the patches, counted row by row, for each image; all indices of one image differ.
         side: of a patch in pixels.
 
     Returns:
@@ -226,10 +226,9 @@ def move_patches(image: torch.Tensor, places: torch.Tensor, side: int) -> torch.
 class PretrainingCheckpoint:
     """What :class:`~medsaga.handlers.TrainingState` saves of a :class:`MaskedAutoencoder`.
 
-    Under ``model`` stand the segmenter's weights in SAM's format, which has no normalisation of intensities, so that
-    :func:`~medsaga.networks.load_weights` takes such a file as it takes published weights: at any image size, for any
-    number of classes, with a fresh class head. The rest, which only a resumed pre-training needs, is under
-    ``pretraining``.
+    ``model`` holds the segmenter's weights in SAM's format, without normalisation of intensities. So
+    :func:`~medsaga.networks.load_weights` loads such a file like published weights: at any image size, for any number
+    of classes, with a fresh class head. The rest, which only a resumed pre-training needs, is under ``pretraining``.
 
     Args:
         network: what is trained.

@@ -88,7 +88,7 @@ def weights_path(name: str) -> Path:
 
     Raises:
         ValueError: when the name is unknown.
-        RuntimeError: when the file cannot be had, or has the wrong checksum. The message says what to do by hand.
+        RuntimeError: when the file cannot be obtained, or has the wrong checksum. The message says what to do by hand.
     """
     if name not in PUBLISHED:
         raise ValueError(f"weights {name!r} are unknown: choose one of {', '.join(PUBLISHED)}")

@@ -35,15 +35,16 @@ class SamSegmenter(nn.Module):
     """Segment Anything with one mask per class.
 
     Without a prompt the prompt encoder's default ("no mask") embedding is used and every class is segmented
-    automatically; points or boxes steer the same weights. Submodules are ``segment_anything``'s own under its names,
-    so SAM, MedSAM and LiteMedSAM checkpoints load by name (see :func:`medsaga.networks.load_weights`).
+    automatically; points or boxes steer the same weights. Submodules are those of ``segment_anything`` and keep their
+    names, so SAM, MedSAM and LiteMedSAM checkpoints load by name (see :func:`medsaga.networks.load_weights`).
 
     The network normalises intensities as its weights expect: SAM's by its mean and deviation, MedSAM's and LiteMedSAM's
     not at all. ``pixel_mean`` and ``pixel_std`` (in units of the [0, 1] input) are saved with the weights.
 
-    Trained are the image encoder, the mask decoder and the prompt encoder's ``no_mask_embed``. What takes no part when
-    no prompt is given (embeddings of points and boxes, mask downscaling) is frozen unless ``train_prompts``, the IoU
-    head always. Every trainable parameter has a gradient after each step, so DDP needs no ``find_unused_parameters``.
+    The image encoder, the mask decoder and the prompt encoder's ``no_mask_embed`` are trained. Parts that are not used
+    without a prompt (embeddings of points and boxes, mask downscaling) are frozen unless ``train_prompts`` is set; the
+    IoU head is always frozen. Every trainable parameter has a gradient after each step, so DDP needs no
+    ``find_unused_parameters``.
 
     Args:
         encoder: image encoder, one of ``vit_b``, ``vit_l``, ``vit_h``, ``vit_t``, ``vit_test``.
@@ -51,30 +52,30 @@ class SamSegmenter(nn.Module):
         num_classes: number of classes k, background included.
         weights: what to start from: a published name (``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h``, ``medsam_vit_b``,
             ``lite_medsam``) or a checkpoint file. None leaves the fresh random weights.
-        new_head: take from published weights all but what predicts the masks, which starts fresh; right for training
-            new classes. A number of classes other than SAM's four masks always starts so.
-        lora: freeze the image encoder and train LoRA on its attention instead (SAMed): the ``rank``, and where they are
-            to differ ``projections`` and ``mlp`` of :func:`~medsaga.networks.lora.add_lora`. With ``decoder: True``
-            the mask decoder's transformer is frozen too and gets LoRA as the encoder does; mask tokens, upscaling and
-            hypernetworks are trained in full (SAMed_s).
-        adapters: train adapters and the decoder's second half (MSA): ``width`` and in 3-D ``depth`` of
+        new_head: take published weights without the layers that predict the masks, which start fresh; use it to train
+            new classes. With a number of classes other than SAM's four masks these layers always start fresh.
+        lora: freeze the image encoder and train LoRA on its attention instead (SAMed). The keys are ``rank`` and, if
+            the defaults do not suit, ``projections`` and ``mlp`` of :func:`~medsaga.networks.lora.add_lora`. With
+            ``decoder: True`` the mask decoder's transformer is frozen too and gets LoRA as the encoder does; mask
+            tokens, upscaling and hypernetworks are trained in full (SAMed_s).
+        adapters: train adapters and the decoder's second half (MSA). The keys are ``width`` and, in 3-D, ``depth`` of
             :func:`~medsaga.networks.adapters.add_adapters`.
-        checkpointing: what backward computes again rather than keeps in ``train()``. ``off``: nothing; ``blocks``: the
-            insides of the encoder's blocks, save the attention to the whole image; ``least``: all, and one image and
-            half a block at a time, also in the neck and the decoder.
-        offload: keep what the encoder needs in backward, with checkpointing the blocks' inputs, in CPU memory. Gains
-            nothing where the CPU itself computes.
-        precision: ``fp32``: as the caller's autocast says; ``bf16``, ``fp16``: by autocast of its own, in training and
-            inference alike; ``bf16_weights``: ``bf16``, and the encoder's matrices and kernels are stored so, for an
-            optimizer that rounds stochastically. ``fp16`` needs a GPU, and MONAI's ``amp=True`` in training. All but
-            ``fp32`` return float32 logits whatever the caller's autocast.
-        train_prompts: train the embeddings of points, boxes and masks too, for training with prompts: LiteMedSAM's know
-            boxes only. Adapters (MSA) freeze them again, as their paper has it.
+        checkpointing: what backward computes again instead of keeping it, in ``train()``. ``off``: nothing; ``blocks``:
+            intermediate results inside the encoder's blocks, except attention to the whole image; ``least``:
+            everything, for one image and half a block at a time, also in the neck and the decoder.
+        offload: keep in CPU memory what the encoder needs in backward (with checkpointing, the blocks' inputs). It
+            saves nothing if the CPU itself computes.
+        precision: ``fp32``: as the caller's autocast says; ``bf16``, ``fp16``: by the network's own autocast, in
+            training and in inference; ``bf16_weights``: as ``bf16``, and the encoder's matrices and kernels are also
+            stored in bfloat16, for an optimizer that rounds stochastically. ``fp16`` needs a GPU, and MONAI's
+            ``amp=True`` in training. All but ``fp32`` return float32 logits whatever the caller's autocast.
+        train_prompts: train the embeddings of points, boxes and masks too, for training with prompts (LiteMedSAM's were
+            trained with boxes only). Adapters (MSA) freeze them again, as in the paper.
         in_channels: number of channels C of the images, such as MR sequences. One is repeated to the encoder's three,
             three go to them as they are, so 1 and 3 are the same network. Any other number goes through a
-            :class:`~medsaga.networks.channel_projection.ChannelProjection`, which is trained with every method, in
-            the groups of :func:`~medsaga.optimizers.sam_param_groups` with the decoder. Published weights load
-            beside it.
+            :class:`~medsaga.networks.channel_projection.ChannelProjection`, which every method trains; in
+            :func:`~medsaga.optimizers.sam_param_groups` it belongs to the decoder's group. Published weights can still
+            be loaded.
         fine_features: the decoder gets the encoder's finer features too, see
             :class:`~medsaga.networks.fine_features.FineFeatures`. ``vit_t`` only: a ViT has one resolution.
 
@@ -127,7 +128,7 @@ class SamSegmenter(nn.Module):
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.precision = precision
-        self.base: str | None = None  # published weights that the loaded ones lie on, see trained_state
+        self.base: str | None = None  # published weights that the loaded ones are based on, see trained_state
         self.trained_plane: str | None = None  # "all" where the loaded ones have learnt from all planes
 
         # numbers of channels that an image may have, the most that reach the encoder last
@@ -187,7 +188,7 @@ class SamSegmenter(nn.Module):
             image: images with intensities in [0, 1].
             points: coordinates x, y in input pixels and labels: 1 inside the object, 0 outside, -1 no point (padding).
             boxes: corners x0, y0, x1, y1 in input pixels.
-            masks: of the object until now, to be corrected by the other prompts: logits, as of :func:`mask_prompt`.
+            masks: the object's mask so far, which the other prompts correct: logits, as from :func:`mask_prompt`.
 
         Returns:
             Class logits.
@@ -225,7 +226,7 @@ class SamSegmenter(nn.Module):
         if not image.is_floating_point():
             raise ValueError(f"image is of type {image.dtype}: scale it to floating point intensities in [0, 1]")
         if isinstance(image, MetaTensor):
-            image = image.as_tensor()  # whose metadata each layer would copy, and operators of our own not know
+            image = image.as_tensor()  # each layer would copy its metadata, and our own operators do not know it
         return self.embed(image)
 
     def embed(self, image: torch.Tensor) -> torch.Tensor:
@@ -272,7 +273,7 @@ class SamSegmenter(nn.Module):
         with torch.autocast(embedding.device.type, enabled=False):
             sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
             if is_recording(self):
-                # DDP expects a gradient of each trained parameter, also of a kind of prompt that is not there
+                # DDP expects a gradient for each trained parameter, even for kinds of prompts that are absent
                 trained = (p for p in self.prompt_encoder.parameters() if p.requires_grad)
                 dense = dense + 0 * sum(p.sum() for p in trained)
             image_pe = self.prompt_encoder.get_dense_pe()
@@ -291,7 +292,7 @@ class SamSegmenter(nn.Module):
 
 
 def mask_prompt(masks: torch.Tensor) -> torch.Tensor:
-    """What a mask is as a prompt: the logits of one that is sure of itself.
+    """Turn a mask into a prompt: logits of a mask that is certain in every pixel.
 
     The mask that a prompt corrects need not be the network's own, so its logits are not known.
 

@@ -1,4 +1,4 @@
-"""Checkpoint files as state dicts: wrappers opened, and what a file leaves to published weights taken from those."""
+"""Checkpoint files as state dicts: wrappers are opened, and tensors that a file lacks come from published weights."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ _DECODER_TRANSFORMER = "mask_decoder.transformer."
 def read_state(
     path: Path, encoder: str | None = None, names: Sequence[str] = SAM_PARTS
 ) -> tuple[dict[str, torch.Tensor], str | None]:
-    """Read a checkpoint file; what it leaves to published weights is taken from those.
+    """Read a checkpoint file, and take the tensors that it leaves out from the published weights it is based on.
 
-    A file of :func:`trained_state` names them and their checksum. SAMed's and SAMed_s's files do not: they are taken to
-    lie on SAM's weights of their encoder, as its code has it by default, and their images, as there, to be in [0, 1]
-    and not normalised.
+    A file of :func:`trained_state` names these weights and their checksum. SAMed's and SAMed_s's files do not: they are
+    assumed to be based on SAM's weights for their encoder, which is the default of SAMed's code. Their images are
+    assumed to be in [0, 1] and not normalised, as in that code.
 
     Args:
         path: the file.
         encoder: encoder that published weights must have, so that none are fetched that cannot fit; None for any.
-        names: keys of the network's state dict, by which the file's wrappers and prefixes are told from its keys.
+        names: keys of the network's state dict, used to find the wrappers and prefixes of the file.
 
     Returns:
-        State dict under the file's names, without a prefix; name of the published weights that it lies on, or None.
+        State dict under the file's names, without a prefix; name of the published weights that it is based on, or None.
 
     Raises:
         FileNotFoundError: when the file does not exist.
         RuntimeError: when the published weights cannot be downloaded.
-        ValueError: when the file is damaged or holds no state dict, or several, or lies on weights unknown here or of
-            another encoder.
+        ValueError: when the file is damaged or holds no state dict, or several, or is based on weights unknown here or
+            of another encoder.
     """
     content = _load(path)
     state = find_state(content, names, path)

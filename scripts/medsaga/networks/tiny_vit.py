@@ -32,8 +32,8 @@ class TinyViTEncoder(nn.Module):
     Args:
         image_size: side of the square input in pixels, a multiple of 8. Multiples of 56 fill the attention windows
             exactly; at other sizes these are padded, which costs up to three times the time (64 px as much as 112 px).
-        checkpointing: as in :class:`~medsaga.networks.SamSegmenter`. Its blocks are the patch embedding, each MBConv
-            and merging layer too.
+        checkpointing: as in :class:`~medsaga.networks.SamSegmenter`. Here the patch embedding and each MBConv and
+            merging layer count as blocks, too.
         offload: as in :class:`~medsaga.networks.SamSegmenter`.
 
     Raises:
@@ -73,7 +73,7 @@ class TinyViTEncoder(nn.Module):
         return self._embed(x, 0)[0]
 
     def with_fine_features(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The embedding, and what the first two stages found.
+        """The embedding, and the features of the first two stages.
 
         Shape:
             - x: (B, 3, S, S)
@@ -82,9 +82,10 @@ class TinyViTEncoder(nn.Module):
         return self._embed(x, len(FINE_CHANNELS))
 
     def _embed(self, x: torch.Tensor, kept: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The embedding, and what the first ``kept`` stages found; the others' results are let go."""
+        """The embedding, and the features of the first ``kept`` stages; results of other stages are not kept."""
         if x.device.type == "cpu" and not torch.is_grad_enabled():
-            # Then convolutions take half the time, and the blocks' channels are last already.
+            # In this layout convolutions take half the time, and the channels are last already, as the blocks need
+            # them.
             x = x.contiguous(memory_format=torch.channels_last)
         found: list[torch.Tensor] = []
         with offloaded(self.offload, x.device):
@@ -123,13 +124,13 @@ class _LeanAttention(Attention):
     In eval mode timm keeps the gathered biases until the next ``train()``: weights loaded meanwhile would be ignored,
     and a backward pass in eval mode would work only once. Gathering them anew costs next to nothing.
 
-    PyTorch's fused CPU kernel has no backward for biases that are trained, and without it every softmax would be kept.
-    So in training on a CPU the product is computed again in backward, and the scores of one block exist at a time: 196²
-    a head and window of 14 × 14, and 7² × 7² of 7 × 7.
+    PyTorch's fused CPU kernel has no backward for trained biases, and without this kernel every softmax would be kept.
+    So in training on a CPU the product is computed again in backward, and only the scores of one block exist at a time:
+    196² per head for each window of 14 × 14, and 7² × 7² for one of 7 × 7.
     """
 
     def _init_buffers(self) -> None:
-        """Which bias each pair of positions has: timm's numbers, which it finds pair by pair."""
+        """Which bias each pair of positions has: the same indices as in timm, which finds them pair by pair."""
         rows, columns = self.resolution
         row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
         across, along = ((axis.flatten()[:, None] - axis.flatten()).abs() for axis in (row, column))
@@ -139,8 +140,8 @@ class _LeanAttention(Attention):
         # (1, heads, N, N): with fewer axes PyTorch's fused CPU kernel would not take them
         if device.type != "cpu":
             return self.attention_biases[None, :, self.attention_bias_idxs]
-        # On a CPU the gradient of indexing is added up in the order in which threads come, so its last bits vary from
-        # run to run; on a GPU it is this one's that does. It takes a fraction of the time, too.
+        # On a CPU the gradient of indexing is summed in the order in which threads finish, so its last bits vary from
+        # run to run; on a GPU that is true of index_select. On a CPU index_select also takes a fraction of the time.
         chosen = self.attention_biases.index_select(1, self.attention_bias_idxs.flatten())
         return chosen.unflatten(1, self.attention_bias_idxs.shape)[None]
 
@@ -169,7 +170,8 @@ class FoldedConvNorm(nn.Sequential):
         if self.training or torch.is_grad_enabled():
             return super().forward(x)
         conv, norm = self.conv, self.bn
-        # not fuse_conv_bn_eval, which copies the convolution first: of a fake tensor that makes one of another kind
+        # not fuse_conv_bn_eval: it first copies the convolution, and a copy of a fake tensor is a tensor of another
+        # kind
         statistics = norm.running_mean, norm.running_var, norm.eps
         weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, norm.weight, norm.bias)
         return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
@@ -194,7 +196,7 @@ class _MergingAtSameSize(PatchMerging):
 def _stage(
     dim: int, out_dim: int, depth: int, num_heads: int, window_size: int, merging: type[PatchMerging]
 ) -> TinyVitStage:
-    # timm's own attentions are exchanged; of windows as small as these they are made fast
+    # timm's own attentions are replaced below; with a window size of 1 they are fast to make
     stage = TinyVitStage(dim, out_dim, depth, num_heads, 1, downsample=merging)
     for block in stage.blocks:
         block.window_size = window_size

@@ -109,8 +109,8 @@ class ViTEncoder(ImageEncoderViT):
             if checkpointing == "off":
                 x = block(x)
             elif checkpointing == "blocks":
-                # Attention to the whole image takes long, and its result is no larger than the block's input; but what
-                # selective checkpointing keeps would not leave the device.
+                # The result of attention to the whole image takes long to compute and is no larger than the block's
+                # input, so it is kept; not with offload, because selective checkpointing would keep it on the device.
                 x = recomputed(block, x, keep_attention=block.window_size == 0 and not self.offload)
             else:
                 x = image_by_image(block.in_halves, x)

@@ -1,4 +1,4 @@
-"""Weights and checkpoints loaded into a network; what a training has changed, as a checkpoint."""
+"""Load weights and checkpoints into a network, and take what a training has changed as a checkpoint."""
 
 from __future__ import annotations
 
@@ -25,40 +25,41 @@ logger = logging.getLogger(__name__)
 def load_weights(network: nn.Module, weights: str | Path, new_head: bool = False, trained: bool = False) -> None:
     """Load published weights or a checkpoint file into a network, strictly.
 
-    The file may be of SAM's, MedSAM's or LiteMedSAM's format, or a checkpoint of a ``SamSegmenter``, or one that
-    :func:`trained_state` has made, or one of SAMed's (:func:`read_state`); bare, or wrapped and with prefixed keys as
-    other programs save them (:func:`~medsaga.networks.checkpoint_files.find_state`).
-    Loading adapts three things and nothing else:
+    The file may be in SAM's, MedSAM's or LiteMedSAM's format, or a checkpoint of a ``SamSegmenter``, of
+    :func:`trained_state` or of SAMed (:func:`read_state`). It may be bare, or wrapped and with prefixed keys as other
+    programs save it (:func:`~medsaga.networks.checkpoint_files.find_state`). Loading adapts three things and nothing
+    else:
 
     * Image size: the absolute positions are interpolated bicubically and the relative positions of global attention
       blocks linearly (SAMed, arXiv 2304.13785, section 4.1). Tables of windowed blocks do not depend on the size.
-    * LoRA and adapters: a network that has them takes weights of SAM's format as its frozen part, and they start fresh.
-      So does the projection of images with other than 1 or 3 channels. Fine features start fresh with any weights that
-      have none, and change no logit then.
+    * LoRA and adapters: a network with LoRA or adapters takes weights in SAM's format as its frozen part; LoRA and
+      adapters start fresh. So does the projection of images with other than 1 or 3 channels. Fine features start fresh
+      with any weights that have none, and then change no logit.
     * Classes: SAM's four mask tokens are guesses at one object, not classes. With ``new_head``, or when the network has
       another number of classes, the network's own fresh mask tokens, hypernetworks and IoU head stay, as in SAMed.
       (Copies of SAM's start from confident, wrong logits: on 100 hippocampus slices the mean loss of steps 100 to 120
       was 0.54 with them and 0.26 with fresh ones, ``vit_t`` at 112 px, batch 4.) Otherwise a network of four classes
       gives SAM's own four masks.
 
-    Normalisation: a ``SamSegmenter`` checkpoint carries its own. For a file of SAM's format it is that of the published
-    name; for such a file given by path, MedSAM's (none) if its name contains "medsam", else its encoder's (SAM's for a
-    ViT, none for ``vit_t``), since its content cannot tell.
+    Normalisation: a ``SamSegmenter`` checkpoint carries its own. Published weights in SAM's format have the one of
+    their name. For such a file given by path, the content does not say: it is MedSAM's (none) if the file's name
+    contains "medsam", else its encoder's (SAM's for a ViT, none for ``vit_t``).
 
     A network of another kind (``bundles/methods/unet.json`` and the like) takes its own trained weights only.
 
     Args:
         network: the :class:`~medsaga.networks.SamSegmenter` to fill, or a network of another kind.
         weights: a published name (key of ``PUBLISHED``) or the path of a checkpoint.
-        new_head: of a file of SAM's format, leave out what predicts the masks; without effect on a ``SamSegmenter``'s.
-        trained: take a ``SamSegmenter``'s checkpoint only, so that nothing that is to be used starts fresh; and keep as
-            the network's ``trained_plane`` whether it has learnt from all planes.
+        new_head: leave out the layers that predict the masks, if the file is in SAM's format; without effect on a
+            checkpoint of a ``SamSegmenter``.
+        trained: take only a checkpoint of a ``SamSegmenter``, so that no part starts fresh; also set the network's
+            ``trained_plane``, which says whether it has learnt from all planes.
 
     Raises:
         FileNotFoundError: when the file does not exist.
         RuntimeError: when published weights cannot be downloaded.
-        ValueError: when the file is damaged, is of another encoder, network or number of classes, or lies on other
-            weights than those published.
+        ValueError: when the file is damaged, is of another encoder, network or number of classes, or is based on
+            weights other than the published ones.
     """
     if hasattr(network, "image_encoder"):
         _load_segmenter(network, weights, new_head, trained)
@@ -106,10 +107,10 @@ def _load_other(network: nn.Module, path: Path) -> None:
 
 
 def trained_state(network: nn.Module) -> dict[str, Any]:
-    """What training has changed: a checkpoint as small as the method, that lies on the published weights.
+    """What training has changed: a small checkpoint, to be loaded together with the published weights.
 
-    It holds every tensor that is not, bit for bit, that of the published weights the network started from, fitted to
-    its image size: 20 MB for SAMed's LoRA on ViT-B with 9 classes and 7 MB for SAMed_s, instead of 369 MB.
+    It holds every tensor that differs in any bit from the published weights that the network started from (fitted to
+    its image size): 20 MB for SAMed's LoRA on ViT-B with 9 classes and 7 MB for SAMed_s, instead of 369 MB.
     :func:`load_weights` fetches and adds the rest. Frozen weights that the network holds in bfloat16 come back in the
     precision of the network that loads them.
 

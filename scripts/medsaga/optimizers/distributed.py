@@ -43,32 +43,33 @@ def share_basis(basis: Basis) -> Basis:
 
 
 def is_sharded(param: Tensor) -> bool:
-    """Whether processes hold a part each of a parameter (``fully_shard``, FSDP2), whose gradients are then averages."""
+    """Whether a parameter is divided over processes (``fully_shard``, FSDP2); its gradients are then averages."""
     return isinstance(param, DTensor)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor that processes hold a part each of; other tensors as they are."""
+    """The whole of a tensor that is divided over processes; other tensors as they are."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part of such a tensor, in the same memory; other tensors as they are."""
+    """This process's part of a tensor that is divided over processes, in the same memory; other tensors as they are."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def own_rows(tensor: Tensor, param: Tensor) -> Tensor:
-    """Of a whole tensor the rows that this process holds of a parameter with as many; all, where it is not sharded."""
+    """The rows of a whole tensor that match this process's part of a parameter; all rows if that is not sharded."""
     if not isinstance(param, DTensor):
         return tensor
     return distribute_tensor(tensor, param.device_mesh, param.placements, src_data_rank=None).to_local()
 
 
 def data_parallel(network: nn.Module, optimizer: Optimizer, device: torch.device | str) -> DistributedDataParallel:
-    """Wrap a network in ``DistributedDataParallel`` so that it goes with its optimizer.
+    """Wrap a network in ``DistributedDataParallel`` so that it works with its optimizer.
 
-    DDP keeps full gradients of all parameters. Those that :class:`~medsaga.optimizers.GaLoreAdamW` takes inside
-    backward are left to it: it averages them over the processes after their projection, which is also less to send.
+    DDP keeps full gradients of all its parameters. Parameters whose gradients :class:`~medsaga.optimizers.GaLoreAdamW`
+    takes inside backward are therefore left to the optimizer: it averages their gradients over the processes after
+    projection, which also sends less.
 
     Args:
         network: on its device.

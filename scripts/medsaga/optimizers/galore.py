@@ -33,8 +33,8 @@ class GaLoreAdamW(Optimizer):
     * ``"one-sided"`` (GaLore's default) projects the shorter side only: the two moments take ``r * max(m, n)`` each and
       the basis ``r * min(m, n)``.
     * ``"two-sided"`` is eq. 1 as written: the moments take ``r * r`` each and the bases ``r * (m + n)``. In a
-      parameter's very first step :math:`P^T G Q` is diagonal, and AdamW makes full steps of the rounding errors beside
-      the diagonal: begin with a warmup.
+      parameter's very first step :math:`P^T G Q` is diagonal, and AdamW turns the rounding errors off the diagonal into
+      full steps: begin with a warmup.
 
     A tensor with more than two dimensions, such as a convolution's weight, is treated as the matrix ``(out, -1)``.
 
@@ -42,15 +42,15 @@ class GaLoreAdamW(Optimizer):
     different parameters fall on different steps; a large matrix begins with a cheap sketch of its basis, so that the
     first step is no longer than others, and gets its singular vectors soon after. A gradient that is all zero or not
     finite says nothing about the basis: the refresh is then put off to the next step with a usable gradient and the old
-    basis stays. While there is no basis yet, such a gradient only brings the weight decay. Once there is one, a
-    non-finite gradient reaches the moments and the parameter as it does in :class:`torch.optim.AdamW`, but never the
-    basis; a ``GradScaler`` keeps it out altogether.
+    basis stays. While there is no basis yet, such a gradient only causes weight decay. Once there is one, a non-finite
+    gradient reaches the moments and the parameter as it does in :class:`torch.optim.AdamW`, but never the basis; a
+    ``GradScaler`` keeps it out altogether.
 
     With ``update_in_backward`` a gradient of a group with ``rank`` is projected as soon as backward has computed it,
-    and freed: no more than one of them lives at a time. What is kept until :meth:`step` is its projection. Several
-    backward passes before a step add up there (gradient accumulation; a new basis comes from the first of them).
-    ``zero_grad`` drops what has been kept. A gradient that is not finite stays in ``.grad``, where a ``GradScaler``
-    finds it and skips the step whole; the scaler works through this optimizer's own unscaling. Under
+    and freed: no more than one of them exists at a time. Only its projection is kept until :meth:`step`. The
+    projections of several backward passes before a step are summed (gradient accumulation; a new basis comes from the
+    first pass). ``zero_grad`` drops the kept projections. A gradient that is not finite stays in ``.grad``, where a
+    ``GradScaler`` finds it and skips the whole step; unscaling is done by this optimizer, not by the scaler. Under
     ``torch.distributed`` the projections are averaged over the processes, and the network is wrapped by
     :func:`~medsaga.optimizers.data_parallel`.
 
@@ -80,9 +80,9 @@ class GaLoreAdamW(Optimizer):
         state_bits: 32, or 8 for moments of a byte an element (torchao's block-wise quantisation; small tensors stay
             float32).
         update_in_backward: whether to take projected parameters' gradients inside backward.
-        max_norm: bound on the norm of all gradients together, those of projected parameters taken after projection,
-            so no second pass over them is needed; larger ones are scaled down (in place, as by
-            :func:`torch.nn.utils.clip_grad_norm_`). ``None`` for none.
+        max_norm: bound on the norm of all gradients together; larger ones are scaled down (in place, as by
+            :func:`torch.nn.utils.clip_grad_norm_`). Gradients of projected parameters count after projection, so no
+            second pass over them is needed. ``None`` for no bound.
 
     Raises:
         ValueError: when an option is out of its range, or a parameter in a group with ``rank`` has fewer than two
@@ -143,7 +143,7 @@ class GaLoreAdamW(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "update_in_backward" in state:  # from a copy, and not from load_state_dict, which is not done yet
+        if "update_in_backward" in state:  # called for a copy, not by load_state_dict, which is not done yet
             self._number_parameters()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -185,7 +185,7 @@ class GaLoreAdamW(Optimizer):
                     call_after_backward(param, self._take)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Reset the gradients, those kept since a backward pass included."""
+        """Reset the gradients, including the projections kept since a backward pass."""
         self._pending.clear()
         super().zero_grad(set_to_none)
 
@@ -219,7 +219,7 @@ class GaLoreAdamW(Optimizer):
         for group in self.param_groups:
             if group["rank"] is None:
                 update_plain([p for p in group["params"] if p.grad is not None], self.state, group)
-        for param in self._index:  # and not in the order of backward, so that results are the same with and without
+        for param in self._index:  # not in backward's order: same results with update_in_backward
             if param in self._pending:
                 with torch.autocast(param.device.type, enabled=False):
                     update_projected(param, self._pending[param], self.state[param], *self._index[param])
@@ -232,7 +232,7 @@ class GaLoreAdamW(Optimizer):
         ``lr``, ``betas``, ``eps``, ``weight_decay`` and any extra keys of the groups come from ``state_dict``; the
         projection's settings (``rank``, ``update_gap``, ``scale``, ``projection``, ``rotate_moments``, ``seed``) and
         ``state_bits`` stay as this optimizer has them. Tensors are copied, to the parameter's device, and keep float32
-        where the parameter is in half precision; moments of the other width are converted.
+        where the parameter is in half precision; moments with another ``state_bits`` are converted.
 
         Args:
             state_dict: the state, of this class or of :class:`torch.optim.AdamW` for groups without ``rank``.
@@ -286,7 +286,7 @@ class GaLoreAdamW(Optimizer):
             check_state(param, group, self.state[param])
 
     def _loss_scale_overflowed(self) -> bool:
-        """Undo a GradScaler's loss scale, which it leaves to this optimizer, or tell that the step is to be skipped."""
+        """Undo the loss scale, which GradScaler leaves to this optimizer; return whether the step must be skipped."""
         if not hasattr(self, "found_inf"):  # set by GradScaler for the time of the step
             return False
         if self.grad_scale is None:
@@ -309,7 +309,7 @@ class GaLoreAdamW(Optimizer):
         self._multiply_gradients((self.max_norm / (norm + 1e-6)).clamp(max=1.0))
 
     def _gradients(self) -> Iterator[Tensor]:
-        """What the update will be computed from."""
+        """The gradients and projections that the update will be computed from."""
         for group in self.param_groups:
             if group["rank"] is None:
                 yield from (param.grad for param in group["params"] if param.grad is not None)

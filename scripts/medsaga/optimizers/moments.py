@@ -1,4 +1,4 @@
-"""Adam's moments at rest: in float32, or in 8 bits by torchao's block-wise quantisation."""
+"""Storage of Adam's moments: in float32, or in 8 bits by torchao's block-wise quantisation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 
 STATE_BITS = (32, 8)
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-# what quantisation needs is larger than its result, so it goes by pieces
+# quantisation needs more memory than its result, so it is done piece by piece
 _PIECE = 1 << 20
 # torchao's own choices: one scale for 256 values, and small tensors stay as they are
 _BLOCK = 256
@@ -41,12 +41,13 @@ def new_moments(shape: tuple[int, ...], param: Tensor, bits: int) -> dict[str, T
     Args:
         shape: of the parameter, or of its projection.
         param: gives device and type.
-        bits: 32, or 8 for a byte an element and a float32 scale for 256 of them (Dettmers et al., arXiv 2110.02861).
-            Tensors of fewer than 4096 elements, of a number that 256 does not divide, or in float64 keep full width.
+        bits: 32, or 8 for one byte per element and one float32 scale per 256 elements (Dettmers et al., arXiv
+            2110.02861). Tensors keep full width if they have fewer than 4096 elements, a number of elements that 256
+            does not divide, or type float64.
 
     Returns:
-        ``exp_avg`` and ``exp_avg_sq``; in 8 bits these are codes, and ``exp_avg_scale`` and ``exp_avg_sq_scale`` what
-        they are multiplied with.
+        ``exp_avg`` and ``exp_avg_sq``; with 8 bits these are codes, and ``exp_avg_scale`` and ``exp_avg_sq_scale`` are
+        their scale factors.
     """
     dtype = state_dtype(param)
     count = torch.Size(shape).numel()
@@ -68,7 +69,7 @@ def is_8bit(state: dict[str, Any]) -> bool:
 
 
 def read_moments(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Both moments to compute with: the state's own tensors, or what their 8 bits stand for."""
+    """Both moments to compute with: the state's own tensors, or the values of their 8-bit codes."""
     if not is_8bit(state):
         return state["exp_avg"], state["exp_avg_sq"]
     qmaps = _qmaps(state["exp_avg"].device)
@@ -76,8 +77,9 @@ def read_moments(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
         qmap[state[name].int()].view(-1, _BLOCK) * state[f"{name}_scale"].view(-1, 1)
         for name, qmap in zip(_MOMENTS, qmaps)
     )
-    # A second moment too small for its block's scale is stored as 0, and the first, its root, is not: their quotient
-    # would be a step of thousands of learning rates. The smallest positive code, the one after 0, stands for 0 instead.
+    # A second moment that is too small for its block's scale is stored as 0, but the first moment, of the size of its
+    # root, is not: their quotient would be a step of thousands of learning rates. So 0 is read as the value of the
+    # smallest positive code, the one after 0.
     smallest = qmaps[1][1] * state["exp_avg_sq_scale"].view(-1, 1)
     shape = state["exp_avg"].shape
     return first.view(shape), torch.maximum(second, smallest).view(shape)
@@ -101,7 +103,7 @@ def write_moments(state: dict[str, Any], exp_avg: Tensor, exp_avg_sq: Tensor) ->
 
 
 def copy_moments(state: dict[str, Any], source: dict[str, Any]) -> None:
-    """Fill a state from one of either width: to the bit where the width is the same."""
+    """Copy moments from a state of either width; bit for bit if the width is the same."""
     if is_8bit(state) != is_8bit(source):
         write_moments(state, *(value.to(state["exp_avg"].device) for value in read_moments(source)))
         return
@@ -119,5 +121,5 @@ def _qmaps(device: torch.device) -> tuple[Tensor, Tensor]:
 def _qmap_values() -> tuple[list[float], list[float]]:
     from torchao.optim.quant_utils import create_dynamic_map
 
-    with no_dispatch():  # kept, so not to be computed by fake tensors
+    with no_dispatch():  # the result is cached, so it must not be made of fake tensors
         return create_dynamic_map(signed=True), create_dynamic_map(signed=False)

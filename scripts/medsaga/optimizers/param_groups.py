@@ -10,8 +10,8 @@ from torch import nn
 
 __all__ = ["sam_param_groups"]
 
-# tables of positions and biases by their last name: 2-D or more, but not the weights of a linear map, and looked up
-# sparsely enough that a projection gains nothing
+# tables of positions and biases, by the last part of their names: they have two or more dimensions but are not the
+# weights of a linear map, and are looked up so sparsely that a projection gains nothing
 _TABLES = ("rel_pos", "pos_embed", "attention_bias")
 # what DistributedDataParallel and torch.compile put in front of a parameter's name
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -41,9 +41,10 @@ def sam_param_groups(
     included.
 
     ``trained`` freezes the rest of the network, as the paper's ablations do. That is done here, because the groups are
-    made before all that has to know: the optimizer's hooks, ``DistributedDataParallel``, which would wait for
-    gradients of parameters that are not used, and the first forward pass, which then keeps nothing for them. The state
-    dict of the network stays the same, so its weights are loaded and resumed without knowing what was trained.
+    made before everything that depends on it: the optimizer's hooks, ``DistributedDataParallel``, which would wait for
+    gradients of parameters that are not used, and the first forward pass, which then keeps nothing for frozen
+    parameters. The state dict of the network stays the same, so its weights are loaded and resumed without knowing what
+    was trained.
 
     Args:
         network: the network, also wrapped in ``DistributedDataParallel`` or ``torch.compile``.

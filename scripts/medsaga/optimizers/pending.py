@@ -42,7 +42,7 @@ def with_gradient(
         state: of the parameter, empty before its first step.
         group: of the parameter.
         index: of the parameter among the projected ones.
-        averaged: projections are averaged over the processes here, because nobody else does.
+        averaged: average projections over the processes here, because nothing else does.
     """
     averaged = averaged and several_processes() and not is_sharded(param)
     gradient = as_matrix(whole(param.grad)).to(state_dtype(param))
@@ -70,7 +70,8 @@ def call_after_backward(param: Tensor, method: Callable[[Tensor], None]) -> None
 
     Args:
         param: a leaf.
-        method: bound; held weakly, or the network would keep every optimizer that ever trained it alive.
+        method: a bound method; only a weak reference is kept, or the network would keep alive every optimizer that ever
+            trained it.
     """
     weak = weakref.WeakMethod(method)
 

@@ -114,10 +114,10 @@ def sketch_basis(matrix: Tensor, rank: int, projection: str, seed: int) -> Basis
 
 
 def align_signs(new: Basis, old: Basis) -> Basis:
-    """Turn each vector of a new basis to the side of the old one of its number.
+    """Flip each vector of a new basis to the same side as the old vector with the same index.
 
-    The sign of a singular vector is arbitrary: without this, what moments kept from the old basis mean in the new one
-    would depend on rounding.
+    The sign of a singular vector is arbitrary: without this, the meaning of moments kept from the old basis would
+    depend on rounding.
     """
     return Basis(*(None if a is None else a * torch.where((a * b).sum(0) < 0, -1.0, 1.0) for a, b in zip(new, old)))
 

@@ -11,16 +11,16 @@ __all__ = ["round_stochastically"]
 def round_stochastically(value: Tensor, seed: int) -> Tensor:
     """Round to bfloat16, up or down with the probability that keeps the expectation.
 
-    Rounding to nearest loses every update below 1/256 of the weight, which is nearly all of them when fine-tuning;
-    rounded so they arrive on average. (torchao rounds alike, but draws from the global generator, which need not agree
-    between the processes of one training.)
+    Rounding to nearest loses every update below 1/256 of the weight, which is nearly all of them when fine-tuning. With
+    stochastic rounding the updates take effect on average. (torchao rounds alike, but draws from the global generator,
+    which need not agree between the processes of one training.)
 
     Args:
         value: any shape, float32.
         seed: the same seed rounds the same value alike, on the same kind of device.
 
     Returns:
-        The value in bfloat16. What is not finite stays what it is.
+        The value in bfloat16. Values that are not finite stay unchanged.
 
     Source: Zamirai et al., "Revisiting BFloat16 Training" (arXiv 2010.06192).
     """

@@ -1,4 +1,4 @@
-"""A network of whose parameters each process holds a part (FSDP2), and the files of its training."""
+"""A network whose parameters are divided over processes (FSDP2), and the files of its training."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def shard(network: nn.Module, device_type: str = "cuda") -> nn.Module:
     Its units are the blocks of the image encoder, and the rest.
 
     A block's parameters are whole only while it computes. Make the optimizer afterwards: the parameters are new ones.
-    With ``update_in_backward`` a matrix is gathered when its gradient is projected; what the optimizer keeps of it is
-    as small as ever, and each process has all of it. The rest of the state is divided like the parameters.
+    With ``update_in_backward`` a matrix is gathered when its gradient is projected; its state in the optimizer is as
+    small as without sharding, and each process has all of it. The rest of the state is divided like the parameters.
 
     Args:
         network: a :class:`~medsaga.networks.SamSegmenter`, the same in all processes.
@@ -46,8 +46,8 @@ def save_parts(folder: str | Path, network: nn.Module, optimizer: GaLoreAdamW) -
     """Save weights and optimizer's state, each process its part, as safetensors; all of them call this.
 
     Args:
-        folder: replaced, once all is written, where it exists.
-        network, optimizer: what :func:`shard` and an optimizer of its parameters are.
+        folder: an existing folder is replaced once everything is written.
+        network, optimizer: the result of :func:`shard`, and an optimizer of its parameters.
     """
     folder = Path(folder)
     part, old = (folder.with_name(f"{folder.name}.{end}") for end in ("part", "old"))
@@ -68,11 +68,11 @@ def save_parts(folder: str | Path, network: nn.Module, optimizer: GaLoreAdamW) -
 def load_parts(folder: str | Path, network: nn.Module, optimizer: GaLoreAdamW) -> None:
     """Load what :func:`save_parts` has written, by any number of processes.
 
-    Rates are not in it: a schedule has them.
+    Learning rates are not in the files: the schedule has them.
 
     Args:
         folder: of the files.
-        network, optimizer: as there. Both are filled.
+        network, optimizer: as in :func:`save_parts`. Both are filled.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -99,7 +99,7 @@ def load_parts(folder: str | Path, network: nn.Module, optimizer: GaLoreAdamW) -
 
 
 def _tensors(network: nn.Module, optimizer: GaLoreAdamW, states: dict[Tensor, dict[str, Tensor]]) -> dict[str, Tensor]:
-    """All by name, in the network's own memory."""
+    """All tensors by name, in the network's own memory."""
     tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
     for name, param in _parameters(network, optimizer).items():
         tensors.update({f"optimizer.{name}.{key}": value for key, value in states.get(param, {}).items()})

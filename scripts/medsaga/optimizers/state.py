@@ -55,7 +55,7 @@ def new_state(shape: tuple[int, ...], param: Tensor, group: dict[str, Any]) -> d
 
 
 def _moments(shape: tuple[int, ...], param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-    if group["rank"] is None and is_sharded(param):  # with the parameter, and never in 8 bits
+    if group["rank"] is None and is_sharded(param):  # divided like the parameter, and never in 8 bits
         return {name: torch.zeros_like(param, dtype=state_dtype(param)) for name in ("exp_avg", "exp_avg_sq")}
     return new_moments(shape, param, group["state_bits"])
 
@@ -66,7 +66,7 @@ def _counter(value: int) -> Tensor:
 
 
 def seed_of(group: dict[str, Any], index: int, state: dict[str, Any]) -> int:
-    # apart for every parameter and step, and always within the 64 bits a generator takes
+    # different for every parameter and step, and always within the 64 bits a generator takes
     step = int(state["step"].item()) if state else 0
     return ((group["seed"] * 1_000_003 + index) * 1_000_003 + step) % 2**63
 

@@ -79,7 +79,8 @@ def _adamw(
     group: dict[str, Any],
     weight_decay: float | None = None,
 ) -> None:
-    # fused takes a sixth of the time on a CPU; a GPU's needs its counters there, and torch groups tensors by itself
+    # "fused" takes a sixth of the time on a CPU; on a GPU it needs the counters there, and torch groups tensors by
+    # itself
     on_cpu = all(param.device.type == "cpu" for param in params)
     adamw(
         [local(param) for param in params],
@@ -109,7 +110,7 @@ def _adam_update(gradient: Tensor, state: dict[str, Any], group: dict[str, Any])
 
 
 def _apply(param: Tensor, update: Tensor | None, group: dict[str, Any], scale: float, seed: int) -> None:
-    """Weight decay, then the update. Half precision is rounded once, or a small decay would round away."""
+    """Apply weight decay, then the update. Half precision is rounded once, or a small decay would be lost."""
     value = param.to(state_dtype(param))
     value.mul_(1 - group["lr"] * group["weight_decay"])
     if update is not None:
@@ -119,7 +120,7 @@ def _apply(param: Tensor, update: Tensor | None, group: dict[str, Any], scale: f
 
 
 def _apply_low_rank(param: Tensor, update: Tensor, basis: Basis, group: dict[str, Any]) -> None:
-    """The same from the low-rank space, in one pass over the matrix, and without its update in full."""
+    """Apply weight decay and a low-rank update in one pass over the matrix, without forming the full update."""
     decay = float(1 - group["lr"] * group["weight_decay"])
     if basis.left is None:
         left, right = update, basis.right.T

@@ -96,8 +96,8 @@ def folds_of(patients: set[str], folds: int, seed: int) -> list[dict[str, list[s
 def recommended(cases: pd.DataFrame, methods: Sequence[str]) -> tuple[str, str]:
     """The method to take, and why.
 
-    Another than the first is recommended only if it is better by more than the standard error of the difference, paired
-    by case: of methods that do not differ the first is the one that all else here is made for.
+    A method other than the first is recommended only if it is better by more than the standard error of the difference,
+    paired by case. If the methods do not differ, the first is preferred, because everything else here is made for it.
 
     Args:
         cases: Dice, a row a case, a column a method.
