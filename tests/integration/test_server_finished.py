@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import nibabel as nib
 import numpy as np
@@ -85,7 +86,10 @@ def test_what_the_server_keeps_is_the_models_own(server, mask, tmp_path):
     assert answer.ok, answer.text
     for of in (image, label):
         np.testing.assert_array_equal(proposal(server, of, tmp_path), mask(AUTOMATIC, of, replace=True))
-    assert not list((server.log.parent / "tmp").rglob("*.nii.gz")), "no file is left of the masks that were answered"
+    end = time.monotonic() + 20  # a file is removed after its answer was sent
+    while (left := list((server.log.parent / "tmp").rglob("*.nii.gz"))) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not left, "no file is left of the masks that were answered"
 
 
 def test_a_session_has_its_own(server, mask):
