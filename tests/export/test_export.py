@@ -58,13 +58,15 @@ def test_automatic_segmentation_is_torchs(network, exported, images, channels):
 
 
 @torch.no_grad()
-def test_several_channels_are_torchs(tmp_path):
+def test_several_channels_are_torchs_and_all_planes_are_known(tmp_path):
     channels = 2
     torch.manual_seed(0)
     network = SamSegmenter("vit_test", 64, 3, in_channels=channels).eval()
     network.channel_projection.weight.add_(torch.rand_like(network.channel_projection.weight))
+    network.trained_plane = "all"
     export_network(network, tmp_path / "network")
     exported = ExportedSegmenter(tmp_path / "network")
+    assert exported.trained_plane == "all"
     image = torch.rand(2, channels, 64, 64)
     assert_close(exported(image), network(image))
     with pytest.raises(ValueError, match=rf"must be \(B, {channels}, 64, 64\)"):

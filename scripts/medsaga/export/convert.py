@@ -62,6 +62,7 @@ def export_network(network: SamSegmenter, folder: str | Path, head: str = "class
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} is there already: name another folder, or remove it.")
+    trained_plane = network.trained_plane
     network = portable(network)
     size = network.image_size
     image = torch.zeros(2, network.channel_counts[-1], size, size)
@@ -92,6 +93,7 @@ def export_network(network: SamSegmenter, folder: str | Path, head: str = "class
             "num_classes": network.num_classes,
             "in_channels": image.shape[1],
             "head": head,
+            "trained_plane": trained_plane,
         }
         write_json(writing / DESCRIPTION, description)
         os.replace(writing, folder)

@@ -47,6 +47,7 @@ class ExportedSegmenter:
         self.num_classes: int = description["num_classes"]
         self.in_channels: int = description.get("in_channels", 3)  # earlier exports do not say
         self.head: str = description["head"]
+        self.trained_plane: str | None = description.get("trained_plane")
         self.pixel_mean = torch.zeros(3, 1, 1)  # the encoder file normalises by itself; inferers read the device here
         self._options = {
             # without this hint OpenVINO uses bf16 by default where the CPU supports it

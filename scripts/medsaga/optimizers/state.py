@@ -56,7 +56,7 @@ def new_state(shape: tuple[int, ...], param: Tensor, group: dict[str, Any]) -> d
 
 def _moments(shape: tuple[int, ...], param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
     if group["rank"] is None and is_sharded(param):  # divided like the parameter, and never in 8 bits
-        return {name: torch.zeros_like(param, dtype=state_dtype(param)) for name in ("exp_avg", "exp_avg_sq")}
+        return {name: torch.zeros_like(param, dtype=state_dtype(param)) for name in moment_shapes(shape, {})}
     return new_moments(shape, param, group["state_bits"])
 
 
