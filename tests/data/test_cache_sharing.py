@@ -24,6 +24,7 @@ from medsaga.data.cache_room import Room
 from medsaga.data.cache_run import RUNS, Run
 from medsaga.data.slice_cache import cache_cases, prepare_cases
 
+from ..waiting import until
 from .test_slice_cache import CALLS, age, count, entries, records, slices_of, state
 
 GIGABYTE = 1e9
@@ -234,9 +235,7 @@ def test_what_a_killed_build_left_goes_at_the_next_start(tmp_path, preprocessing
     )
     process.stdin.write(json.dumps(cases).encode())
     process.stdin.close()
-    while not (tmp_path / "began").exists():
-        assert process.poll() is None
-        time.sleep(0.1)
+    until((tmp_path / "began").exists, process=process)
     (run,) = runs(cache)
     (run / "half").write_bytes(b"an entry that was being written")
     cache_cases(cases[:1], preprocessing(), 3, cache)

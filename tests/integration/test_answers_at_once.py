@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import psutil
 import pytest
 
@@ -11,6 +9,7 @@ pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip inst
 
 from monailabel_app.check import main
 
+from ..waiting import until
 from .server import serve, small_bundle, stop
 
 pytestmark = pytest.mark.integration
@@ -46,10 +45,7 @@ def test_progress_of_a_killed_training_is_not_shown_after_a_restart(tmp_path):
     with serve(tmp_path, bundle) as server:
         assert server.save_label("phantom_000", server.labels / "phantom_000.nii.gz").ok
         assert server.request("POST", "/train/hippocampus", json={"max_epochs": 10000}).ok
-        end = time.monotonic() + 180
-        while server.info()["train_stats"]["hippocampus"].get("epoch", 0) < 1:
-            assert time.monotonic() < end, server.tail()
-            time.sleep(0.5)
+        until(lambda: server.info()["train_stats"]["hippocampus"].get("epoch"), 180, why=server.tail)
         running = server.info()["train_stats"]["hippocampus"]
         assert running["total_epochs"] == 10000 and "process" not in running and "message" not in running
         processes = server.training_processes()

@@ -25,6 +25,7 @@ from monailabel_app.serve import _samples
 
 from medsaga.data import write_decathlon_phantoms
 
+from ..waiting import until
 from .bundles import ROOT
 from .server import _free_port, stop
 
@@ -67,10 +68,7 @@ class Served:
         return answer
 
     def nothing_is_left(self) -> bool:
-        end = time.monotonic() + 40
-        while (left := [p for p in self.all if _runs(p)]) and time.monotonic() < end:
-            time.sleep(0.1)
-        return not left
+        return until(lambda: not any(_runs(process) for process in self.all), 40)
 
 
 def _runs(process: psutil.Process) -> bool:
@@ -94,10 +92,7 @@ def serving(work: Path, name: str, **environment: str):
     with log.open("w") as output:
         process = subprocess.Popen(words, cwd=ROOT, stdout=output, stderr=output, env=settings)
     try:
-        end = time.monotonic() + 150
-        while "What is served" not in log.read_text():
-            assert process.poll() is None and time.monotonic() < end, log.read_text()[-3000:]
-            time.sleep(0.1)
+        until(lambda: "What is served" in log.read_text(), 150, process, lambda: log.read_text()[-3000:])
         yield Served(process, f"http://127.0.0.1:{port}", log)
     finally:
         stop(process)

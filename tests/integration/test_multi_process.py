@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import torch
 
+from ..waiting import until
 from .bundles import ROOT, SMALL, config_files, option, paths
 
 EPOCHS = 8
@@ -39,9 +39,7 @@ def test_two_processes_train_one_model_and_go_on_when_one_is_killed(phantoms, tm
         # with torchrun's own store, of which each start finds the former one's addresses, no restart succeeds
         environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
         process = subprocess.Popen(words, cwd=ROOT, stdout=output, stderr=output, env=environment)
-    end = time.monotonic() + 600
-    while not state.is_file() and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.05)
+    until(state.is_file, 600, process, lambda: log.read_text()[-3000:])
     workers = [child for child in psutil.Process(process.pid).children() if "monai.bundle" in " ".join(child.cmdline())]
     assert len(workers) == 2, log.read_text()[-3000:]
     os.kill(workers[1].pid, signal.SIGKILL)

@@ -2,12 +2,12 @@
 
 import os
 import signal
-import time
 
 import pytest
 import torch
 
 from .. import forks
+from ..waiting import until
 from .bundles import SMALL, command, paths, start
 
 RUN = {
@@ -42,11 +42,7 @@ def test_killed_and_resumed_run_has_the_same_weights(phantoms, tmp_path):
     words = command("training", "hippocampus", "train", **RUN, **paths("hippocampus", phantoms, killed))
     process = start(words, killed / "log")
     last = killed / "output" / "last.pt"
-    deadline = time.monotonic() + 600
-    while not last.is_file():
-        assert process.poll() is None, (killed / "log").read_text()[-3000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(last.is_file, 600, process, lambda: (killed / "log").read_text()[-3000:])
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     reached = torch.load(last, weights_only=True)["progress"]["epoch"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import signal
-import time
 
 import psutil
 import pytest
 
+from ..waiting import until
 from .server import serve
 
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install medsaga[label])")
@@ -21,12 +21,8 @@ def start_training(server):
     """Start a training, and a second one that waits for it; returns the processes of the first when it learns."""
     for _ in range(2):
         assert server.request("POST", "/train/hippocampus", params={"enqueue": True}, json=FOREVER).ok
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        if server.info()["train_stats"]["hippocampus"].get("epoch"):
-            return server.training_processes()
-        time.sleep(0.3)
-    raise TimeoutError(server.tail())
+    until(lambda: server.info()["train_stats"]["hippocampus"].get("epoch"), 120, why=server.tail)
+    return server.training_processes()
 
 
 def test_a_training_ends_with_the_server(tmp_path):

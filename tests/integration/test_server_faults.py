@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
@@ -13,6 +12,7 @@ import pytest
 
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install medsaga[label])")
 
+from ..waiting import until
 from .server import fill, read_mask, serve, small_bundle
 
 pytestmark = pytest.mark.integration
@@ -175,14 +175,13 @@ def start_training(server):
     """Start one that does not end by itself, and wait until it has made an epoch."""
     before = server.info()["train_stats"]["hippocampus"].get("current_time")
     assert server.request("POST", "/train/hippocampus", json={"max_epochs": 10000}).ok
-    end = time.monotonic() + 180
-    while time.monotonic() < end:
+
+    def learns() -> bool:
         assert server.training()["status"] in ("RUNNING", "SUBMITTED"), server.tail()
         stats = server.info()["train_stats"]["hippocampus"]
-        if stats.get("epoch", 0) >= 1 and stats.get("current_time") != before:
-            return
-        time.sleep(0.5)
-    raise TimeoutError(server.tail())
+        return stats.get("epoch", 0) >= 1 and stats.get("current_time") != before
+
+    until(learns, 180, why=server.tail)
 
 
 def test_thirty_requests_at_once_while_a_training_runs(server, tmp_path):

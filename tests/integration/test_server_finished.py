@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from ..waiting import until
 from .server import read_mask, serve
 
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install medsaga[label])")
@@ -86,10 +86,8 @@ def test_what_the_server_keeps_is_the_models_own(server, mask, tmp_path):
     assert answer.ok, answer.text
     for of in (image, label):
         np.testing.assert_array_equal(proposal(server, of, tmp_path), mask(AUTOMATIC, of, replace=True))
-    end = time.monotonic() + 20  # a file is removed after its answer was sent
-    while (left := list((server.log.parent / "tmp").rglob("*.nii.gz"))) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not left, "no file is left of the masks that were answered"
+    # a file is removed after its answer was sent
+    until(lambda: not list((server.log.parent / "tmp").rglob("*.nii.gz")), 20, why=lambda: "a mask's file is left")
 
 
 def test_a_session_has_its_own(server, mask):

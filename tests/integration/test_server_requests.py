@@ -9,7 +9,6 @@ import io
 import json
 import re
 import shutil
-import time
 import zipfile
 from pathlib import Path
 
@@ -22,6 +21,7 @@ pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip inst
 
 from medsaga.records import with_record
 
+from ..waiting import until
 from .server import serve, small_bundle
 
 pytestmark = pytest.mark.integration
@@ -261,18 +261,18 @@ def test_the_page_says_what_is_served_and_needs_no_internet(server):
     assert "<script" not in answer.text
 
 
+def _scores(server) -> set[str]:
+    files = (server.studies / ".medsaga" / "hippocampus").glob("*case*.json")
+    return {kind for file in files for kind in json.loads(file.read_text())["scores"]}
+
+
 @pytest.mark.parametrize("name", ["case 1", "50%20 case", "case (é)"])
 def test_a_removed_image_leaves_nothing(server, name):
     assert server.add_image(name, server.studies / "phantom_000.nii.gz").ok
     for _ in range(2):  # the first goes into the history
         assert server.save_label(name, server.labels / "phantom_000.nii.gz", tag="ann").ok
     assert server.request("POST", "/activelearning/entropy", json={"client_id": "ann"}).ok
-    scores, end = [], time.monotonic() + 60
-    while not all(kind in scores for kind in ("embedding", "entropy")):  # else they could be written once more
-        assert time.monotonic() < end, f"{name} is not scored: {scores}"
-        time.sleep(0.2)
-        files = (server.studies / ".medsaga" / "hippocampus").glob("*case*.json")
-        scores = [kind for file in files for kind in json.loads(file.read_text())["scores"]]
+    until(lambda: {"embedding", "entropy"} <= _scores(server))  # else they could be written once more
     assert len(list(server.studies.rglob("*case*"))) == 5, "image, label, scores, former label and what it was"
     assert server.request("DELETE", "/datastore/image", params={"id": name}).ok
     assert list(server.studies.rglob("*case*")) == []

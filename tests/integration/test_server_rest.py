@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from ..waiting import until
 from .server import Server, serve, small_bundle
 
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install medsaga[label])")
@@ -98,8 +98,7 @@ def test_training_starts_reports_and_stops(client, server):
     client.train_start("hippocampus", {"max_epochs": 500})
     assert server.training()["status"] in ("RUNNING", "SUBMITTED")
     # MONAI Label loses a stop that comes before the process is there
-    while not server.training_processes():
-        time.sleep(0.1)
+    until(server.training_processes)
     client.train_stop()
     assert server.wait_for_training()["status"] == "STOPPED"
     assert (server.bundle / "models" / "model.pt").read_bytes() == served, "a stopped training changes nothing"

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import time
 import zipfile
 from functools import partial
 
@@ -18,6 +17,7 @@ pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip inst
 from lib.stores import FolderStore
 from lib.strategies.score_store import ScoreStore
 
+from ..waiting import until
 from .phantoms import AFFINE, SHAPE, a_label, everything, refused, save, stored, truncated
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -216,23 +216,17 @@ def test_a_watched_folder_follows_copies_renames_and_other_processes(store, volu
     studies = tmp_path / "studies"
     watched = FolderStore(str(studies), models=models, auto_reload=True)
 
-    def soon(condition):
-        end = time.monotonic() + 10
-        while not condition():
-            assert time.monotonic() < end
-            time.sleep(0.02)
-
     try:
         shutil.copy(volume, studies / "copied.nii.gz")
-        soon(lambda: "copied" in watched.list_images())
+        until(lambda: "copied" in watched.list_images())
         shutil.copy(volume, studies / ".rsync")
         os.rename(studies / ".rsync", studies / "renamed.nii.gz")
-        soon(lambda: "renamed" in watched.list_images())
+        until(lambda: "renamed" in watched.list_images())
         save(store, tmp_path, a_label(1))
-        soon(lambda: watched.status()["completed"] == 1)
+        until(lambda: watched.status()["completed"] == 1)
         assert watched.get_label_info("case", "final")["voxels"] == {"anterior": 6}
         os.unlink(studies / "copied.nii.gz")
-        soon(lambda: "copied" not in watched.list_images())
+        until(lambda: "copied" not in watched.list_images())
     finally:
         watched._observer.stop()
         watched._observer.join()

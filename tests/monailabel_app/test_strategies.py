@@ -22,6 +22,7 @@ from medsaga.networks import SamSegmenter
 from medsaga.transforms import fit_square
 
 from ..integration.bundles import ROOT
+from ..waiting import until
 
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install medsaga[label])")
 
@@ -427,13 +428,6 @@ def test_a_process_that_trains_computes_and_writes_nothing(site):
     assert not site.scores.exists()
 
 
-def wait_for(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "not within the time"
-        time.sleep(0.02)
-
-
 def test_the_background_scores_all_and_again_after_training(site, monkeypatch):
     monkeypatch.setattr(background, "_LOOK_SECONDS", 0.05)
     site.label("case_1")
@@ -441,16 +435,16 @@ def test_the_background_scores_all_and_again_after_training(site, monkeypatch):
     images = site.datastore.list_images()
     stop = start_background_scoring(site.app._strategies, site.datastore)
     try:
-        wait_for(lambda: len(scores.known(images, "embedding")) == 8)
+        until(lambda: len(scores.known(images, "embedding")) == 8)
         assert scores.known(images, "entropy") == {}
         for seed in (1, 2):
             site.train(seed)
-            wait_for(lambda: len(scores.known(images, "entropy")) == 7)
+            until(lambda: len(scores.known(images, "entropy")) == 7)
             answer = site.ask("entropy", budget=0)
             assert answer["strategy_used"] == "entropy" and answer["scored"] >= 5
         assert scores.known(images, "disagreement") == {}, "takes long, and nobody has asked for it"
         site.ask("disagreement", budget=0)
-        wait_for(lambda: len(scores.known(images, "disagreement")) == 7)
+        until(lambda: len(scores.known(images, "disagreement")) == 7)
     finally:
         start = time.monotonic()
         stop()
@@ -465,7 +459,7 @@ def test_the_background_makes_way_for_a_request(site, monkeypatch):
         worker.start(site.datastore)
         time.sleep(0.5)
         assert worker.scores["hippocampus"].known(site.datastore.list_images(), "embedding") == {}
-    wait_for(lambda: len(worker.scores["hippocampus"].known(site.datastore.list_images(), "embedding")) == 8)
+    until(lambda: len(worker.scores["hippocampus"].known(site.datastore.list_images(), "embedding")) == 8)
     worker.stop()
 
 
@@ -477,7 +471,7 @@ def test_the_background_waits_while_a_model_trains(site, monkeypatch):
     time.sleep(0.5)
     assert worker.scores["hippocampus"].known(site.datastore.list_images(), "embedding") == {}
     background_processes["train"].clear()
-    wait_for(lambda: len(worker.scores["hippocampus"].known(site.datastore.list_images(), "embedding")) == 8)
+    until(lambda: len(worker.scores["hippocampus"].known(site.datastore.list_images(), "embedding")) == 8)
     worker.stop()
 
 
@@ -505,7 +499,7 @@ def test_a_store_that_fails_for_a_while_does_not_end_the_background(site, monkey
     assert not fetched, "nothing is fetched from a remote store before a strategy needs it"
     with worker.paused_for("hippocampus", ["embedding"]):
         pass
-    wait_for(lambda: len(worker.scores["hippocampus"].known(store.list_images(), "embedding")) == 8)
+    until(lambda: len(worker.scores["hippocampus"].known(store.list_images(), "embedding")) == 8)
     worker.stop()
     assert "trying again" in caplog.text and sorted(fetched) == sorted(store.list_images())
 
