@@ -3,9 +3,12 @@
 import csv
 from itertools import product
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from PIL import Image
 
 from medsaga.memory.training import Training
 
@@ -186,6 +189,21 @@ def test_sgd_resumes_to_the_same_weights(data, tmp_path):
     a, b = (torch.load(tmp_path / name / "output" / "last.pt", weights_only=True) for name in ("whole", "parts"))
     assert a["progress"] == b["progress"] == {"epoch": 2, "iteration": 4}
     assert all(torch.equal(value, b["network"][key]) for key, value in a["network"].items())
+
+
+@pytest.mark.parametrize("bundle", ["hippocampus", "chest_xray"])
+def test_a_teacher_labels_volumes_and_pictures_whatever_the_values_of_their_labels(bundle, data, tmp_path):
+    settings = options(bundle, "", data, tmp_path / "teacher") | {"prompt_probability": 0}
+    run("training", bundle, "train", **settings)
+    own = settings | {key: str(tmp_path / name) for key, name in (("output_dir", "output"), ("model_path", "model.pt"))}
+    own["teacher"] = settings["model_path"]
+    run("training", bundle, "train", overlay("self_training"), **own)
+    files = sorted((tmp_path / "output" / "teacher_labels").glob("*_seg.*"))
+    assert {path.suffix for path in files} == {".png" if bundle == "chest_xray" else ".gz"}
+    values = np.unique(np.asarray(Image.open(files[0]) if bundle == "chest_xray" else nib.load(files[0]).dataobj))
+    assert values.max() <= 3, "class numbers, where the X-rays' labels hold 150, 200 and 250"
+    run("evaluating", bundle, "train", "evaluate", overlay("self_training"), **own)
+    assert (tmp_path / "output" / "evaluation" / "metrics.csv").is_file()
 
 
 def test_every_overlay_is_described():

@@ -23,6 +23,7 @@ from .layouts import (
 )
 from .phantoms import write_decathlon_phantoms
 from .sampler import EpochSampler
+from .self_training import WithTeacherLabels, cases_to_label, teacher_file, teacher_labelled, without_label_values
 from .slice_dataset import SliceDataset
 from .splits import evaluation_parts, split_by_patient, training_parts
 from .training_record import add_test_patients, record_notes, training_record
@@ -38,10 +39,12 @@ __all__ = [
     "LoadChallengeCased",
     "SliceDataset",
     "VolumePatches",
+    "WithTeacherLabels",
     "WithUnlabelled",
     "add_test_patients",
     "array_files_datalist",
     "bids_datalist",
+    "cases_to_label",
     "challenge_datalist",
     "challenge_modality",
     "check_cases",
@@ -58,10 +61,13 @@ __all__ = [
     "record_notes",
     "split_by_patient",
     "table_datalist",
+    "teacher_file",
+    "teacher_labelled",
     "training_parts",
     "training_record",
     "unlabelled_datalist",
     "unlabelled_pool",
+    "without_label_values",
     "write_challenge_result",
     "write_decathlon_phantoms",
 ]

@@ -1,5 +1,6 @@
 from .check_case import CheckCased
 from .cut_planes import Cut, cuts
+from .fill_unlabelled import FillUnlabelledd
 from .fit_square import FitSquared, fit_square, undo_fit_square
 from .mirror import RandMirrord
 from .only_labelled import OnlyLabelledd
@@ -10,6 +11,7 @@ from .save_mask import SaveMaskd
 __all__ = [
     "CheckCased",
     "Cut",
+    "FillUnlabelledd",
     "FitSquared",
     "OnlyLabelledd",
     "OrientSlicesd",
