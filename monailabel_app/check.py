@@ -1,4 +1,4 @@
-"""Whether a server works, step by step, for those who run it.
+"""Check step by step whether a server works, for those who run it.
 
 ``python -m monailabel_app.check http://SERVER:8000 [--train] [--username NAME]``
 
@@ -85,7 +85,7 @@ class ServerCheck:
             "models", "Start the server with --conf models NAME; see its log for why a bundle is left out."
         ) as say:
             if not info["models"]:
-                raise ValueError("none can segment: neither trained nor published weights")
+                raise ValueError("no model can segment: there are neither trained nor published weights")
             untrained = sorted(set(info["trainers"]) - set(info["models"]))
             say(", ".join(info["models"]) + (f"; not trained yet: {', '.join(untrained)}" if untrained else ""))
         phantoms = {}
@@ -141,7 +141,7 @@ class ServerCheck:
         if not self.client.auth_enabled():
             return
         if not self.username:
-            raise ValueError("it has users: name one with --username")
+            raise ValueError("the server has users: name one with --username")
         token = self.client.auth_token(self.username, self.password or "")
         self._auth = {"Authorization": f"{token['token_type']} {token['access_token']}"}
 
@@ -161,7 +161,7 @@ class ServerCheck:
     def _segment(self, name: str, model: dict[str, Any], image: Path, label: np.ndarray) -> None:
         prompted = model["type"] in ("deepgrow", "deepedit")
         remedy = (
-            "The reason stands here or in the server's log; a model that was never trained needs labels and a training."
+            "See the reason here or in the server's log; a model that was never trained needs labels and a training."
         )
         with self.step(f"{name} segments" + (" at a click" if prompted else ""), remedy) as say:
             session = self.client.create_session(str(image))["session_id"]
@@ -174,7 +174,7 @@ class ServerCheck:
                 written, _ = self.client.infer(name, "", params, session_id=session)
                 mask = _values(written)
                 if mask.shape != label.shape:
-                    raise ValueError(f"a mask of shape {mask.shape} for an image of shape {label.shape}")
+                    raise ValueError(f"the mask has the shape {mask.shape}, but the image has {label.shape}")
                 say(f"{np.count_nonzero(mask)} of {mask.size} voxels")
             finally:
                 self.client.remove_session(session)
@@ -207,7 +207,7 @@ class ServerCheck:
                     f"{self.url}/datastore/image", params={"id": image_id}, headers=self._auth, timeout=60
                 )
                 if not answer.ok:
-                    raise ValueError(f"the image {image_id} could not be removed, remove it by hand: {answer.text}")
+                    raise ValueError(f"the image {image_id} could not be removed; remove it by hand: {answer.text}")
 
     def _next_sample(self, info: dict[str, Any]) -> None:
         with self.step("proposes the next image", "Are there images without a label in the studies folder?") as say:
@@ -235,7 +235,7 @@ class ServerCheck:
             end = time.monotonic() + 30
             while self.client.train_status(check_if_running=True):
                 if time.monotonic() > end:
-                    raise TimeoutError("it was stopped, but still runs")
+                    raise TimeoutError("the training was stopped, but still runs")
                 time.sleep(0.5)
             say(f"{model}: {state}")
 
@@ -246,14 +246,14 @@ class ServerCheck:
         while time.monotonic() < end:
             status = self.client.train_status()
             if status["status"] == "ERROR":
-                raise RuntimeError("it failed: " + " ".join(status.get("details", [])[-3:]))
+                raise RuntimeError("the training failed: " + " ".join(status.get("details", [])[-3:]))
             if status["status"] == "DONE":
                 return "ended before it was stopped"
             stats = self.client.info()["train_stats"].get(model, {})
             if stats != before:
                 return f"epoch {stats.get('epoch')} of {stats.get('total_epochs')}, stopped"
             time.sleep(1)
-        raise TimeoutError(f"no step within {_TRAINING_STARTS} s")
+        raise TimeoutError(f"the training made no step within {_TRAINING_STARTS} s")
 
 
 def _values(path: str | Path | None) -> np.ndarray:
@@ -283,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m monailabel_app.check", description=__doc__.splitlines()[0])
     parser.add_argument("url", help="address of the server, e.g. http://127.0.0.1:8000")
     parser.add_argument("--train", action="store_true", help="also start a training and stop it")
-    parser.add_argument("--username", help="where the server has users; the password is $MEDSAGA_PASSWORD or asked for")
+    parser.add_argument("--username", help="for a server with users; the password is $MEDSAGA_PASSWORD or asked for")
     options = parser.parse_args(arguments)
     password = None
     if options.username:

@@ -87,7 +87,9 @@ class MedsagaApp(MONAILabelApp):
         )
         self._auto_update_scoring = False  # a label is scored as it comes in, see on_save_label
         for model in self.models.values():
-            state = "has a trained model" if model.trained else "has no trained model yet: prompts, then train"
+            state = (
+                "has a trained model" if model.trained else "has no trained model yet: segment by prompts, then train"
+            )
             logger.info("%s: %s", model.name, state)
 
     # --- what MONAI Label asks for ----------------------------------------------------------------------------------
@@ -222,7 +224,7 @@ class MedsagaApp(MONAILabelApp):
             except HTTPException as err:
                 if wanted:
                     raise
-                logger.warning("the proposal for %s is not kept: %s", image_id, err.detail)
+                logger.warning("the proposal for %s cannot be saved: %s", image_id, err.detail)
         if own != written:
             Path(own).unlink()
         return answer
@@ -236,7 +238,9 @@ class MedsagaApp(MONAILabelApp):
             return datastore.get_label_uri(image_id, tag) if model.name in models else None
         except HTTPException as err:
             if err.status_code != 404:
-                logger.warning("the final label of %s protects nothing: %s", image_id, err.detail)
+                logger.warning(
+                    "the final label of %s cannot be used, so its objects are not protected: %s", image_id, err.detail
+                )
             return None
 
     def _is_uploaded(self, image: str) -> bool:

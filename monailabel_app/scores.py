@@ -1,4 +1,4 @@
-"""Whether the model helps: how well its proposals agreed with what annotators made of them, over time.
+"""Show whether the model helps: how well its proposals agreed with what annotators made of them, over time.
 
 ``python -m monailabel_app.scores STUDIES_FOLDER [--output scores.png]``
 """

@@ -19,7 +19,7 @@ APP = Path(__file__).resolve().parent
 
 def main() -> None:
     """Prepare images, and a DICOM store for them where Orthanc is installed, and become MONAI Label's server."""
-    parser = argparse.ArgumentParser(description="Serve bundles, on sample data unless told.")
+    parser = argparse.ArgumentParser(description="Serve bundles, with sample data unless --studies names other images.")
     parser.add_argument(
         "--studies",
         help="folder of images or DICOMweb address (default: sample data, in a DICOM store where Orthanc is installed)",
@@ -30,7 +30,7 @@ def main() -> None:
     )
     parser.add_argument("--port", type=int, default=8000, help="(default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--root_path", default="", help="path that a reverse proxy has before the server's own")
+    parser.add_argument("--root_path", default="", help="path that a reverse proxy puts before the server's own")
     parser.add_argument("--workers", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--output", default="output/serve", help="folder of the sample data (default: %(default)s)")
     arguments = parser.parse_args()
@@ -72,7 +72,7 @@ def _taken(host: str, port: int) -> str:
             probe.listen()
     except OSError as err:
         if err.errno == errno.EADDRINUSE:
-            return f"--port {port}: another program listens there; stop it, or give another, as --port {port + 10}"
+            return f"--port {port}: another program listens there; stop it, or give another port, as --port {port + 10}"
         return f"--host {host} --port {port}: the server cannot listen there ({err.strerror})"
     return ""
 
@@ -81,7 +81,7 @@ def _samples(folder: Path, port: int, environment: dict[str, str]) -> tuple[str,
     """Where sample images are, and what the app is to know of them; the environment gets what a DICOM store needs."""
     data, orthanc = folder.parent / "data", find_orthanc()
     no_ohif = "needs a DICOM store: install Orthanc (Debian, Ubuntu: `sudo apt install orthanc orthanc-dicomweb`)"
-    no_ohif += " and start again, docs/administrator.md"
+    no_ohif += " and start again (docs/administrator.md)"
     if orthanc:
         try:
             store = start_orthanc(*orthanc, folder / "store", port + 1)

@@ -15,12 +15,14 @@ def main(words: list[str] | None = None) -> int:
     Returns:
         exit status.
     """
-    parser = argparse.ArgumentParser(description="Versions of a bundle's model, and which is served.")
+    parser = argparse.ArgumentParser(
+        description="Show the versions of a bundle's model and which one is served, or serve another."
+    )
     parser.add_argument("bundle", type=Path, help="folder of the bundle, for example bundles/hippocampus")
     parser.add_argument("--serve", metavar="FILE", help="bring this version back: model_v1.pt, ..., or published")
     arguments = parser.parse_args(words)
     if not (arguments.bundle / "configs" / "metadata.json").is_file():
-        print(f"{arguments.bundle} is no bundle: it has no configs/metadata.json.", file=sys.stderr)
+        print(f"{arguments.bundle} is not a bundle: it has no configs/metadata.json.", file=sys.stderr)
         return 1
     versions = Versions(arguments.bundle / "models")
     if arguments.serve:
@@ -47,9 +49,9 @@ def table(versions: Versions) -> None:
     if not versions.served_file.is_file():
         print(f"→ {PUBLISHED}: weights that training starts from; they answer prompts")
     elif served is None:
-        print("→ model.pt: put there by other means than the app")
+        print("→ model.pt: it was not put there by the app")
     elif not served.follows_prompts:
-        print(f"→ {PUBLISHED}: weights that training starts from; they answer prompts, which they follow better")
+        print(f"→ {PUBLISHED}: weights that training starts from; they answer prompts, because they follow them better")
 
 
 def _row(version: Version) -> str:

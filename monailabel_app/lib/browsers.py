@@ -39,9 +39,11 @@ def check_host(headers: Mapping[str, str], bound: set[str]) -> None:
     host = headers.get("host", "")
     name = _name(host)
     if not name:
-        raise HTTPException(400, "The request names no host.")
+        raise HTTPException(400, "The request has no Host header.")
     if name not in _LOOPBACK | bound | _setting("MEDSAGA_HOSTS"):
-        raise HTTPException(421, f"This server does not answer for the host {name[:100]!a} (MEDSAGA_HOSTS).")
+        raise HTTPException(
+            421, f"This server does not answer for the host {name[:100]!a}; MEDSAGA_HOSTS can allow it."
+        )
 
 
 def check_origin(method: str, headers: Mapping[str, str]) -> None:
@@ -58,12 +60,14 @@ def check_origin(method: str, headers: Mapping[str, str]) -> None:
     if origin:
         own = urlsplit(origin).netloc == headers.get("host", "").lower() and origin.startswith(("http://", "https://"))
         if not own and origin not in allowed_origins():
-            raise HTTPException(403, f"Pages of {origin[:100]!a} may not call this server (MEDSAGA_ORIGINS).")
+            raise HTTPException(
+                403, f"Pages of {origin[:100]!a} may not call this server; MEDSAGA_ORIGINS can allow it."
+            )
     elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         # browsers send no origin with pictures and scripts; links from elsewhere may open a page
         opened = method in ("GET", "HEAD") and headers.get("sec-fetch-mode") == "navigate"
         if not (opened and headers.get("sec-fetch-dest") == "document"):
-            raise HTTPException(403, "Pages of other sites may not call this server (MEDSAGA_ORIGINS).")
+            raise HTTPException(403, "Pages of other sites may not call this server; MEDSAGA_ORIGINS can allow it.")
 
 
 def _name(host: str) -> str:

@@ -36,7 +36,7 @@ def _stop_tasks() -> None:
         executor.shutdown(wait=False, cancel_futures=True)  # those that wait for their turn
     for kind, running in list(background_processes.items()):
         for process in list(running.values()):
-            logger.info("the server ends, and with it a task that is going on: %s", kind)
+            logger.info("the server ends and stops a running task: %s", kind)
             try:
                 started = psutil.Process(process.pid)
                 for child in (*started.children(recursive=True), started):

@@ -88,13 +88,13 @@ def _before(
 
 def _can_infer(app: MONAILabelApp, asked: dict[str, Any]) -> None:
     if not (asked["image"] or asked["session_id"] or asked["file"]):
-        raise HTTPException(422, "Nothing to segment: give image, session_id or a file.")
+        raise HTTPException(422, "There is nothing to segment: give image, session_id or a file.")
     if asked["label"]:
         raise HTTPException(422, "label: no model of this server takes a mask; send points, a box, or nothing.")
     if asked["session_id"] and app.sessions() is None:
-        raise HTTPException(406, "This server has no sessions (MONAI_LABEL_SESSIONS).")
+        raise HTTPException(406, "Sessions are switched off on this server (MONAI_LABEL_SESSIONS).")
     if asked["output"] == "dicom_seg" and not app.studies.startswith("http"):
-        raise HTTPException(422, "output=dicom_seg needs a DICOM store; ask for image.")
+        raise HTTPException(422, "output=dicom_seg needs a DICOM store; use output=image.")
 
 
 def _with_doubt(send_response: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,7 +130,9 @@ def _reading_image(app: MONAILabelApp, create_session: Callable[..., Any]) -> Ca
 
 def _one_file(app: MONAILabelApp, session_id: str, update_ts: bool, image: bool) -> None:
     if image and app.sessions() is not None and os.path.isdir(app.sessions().get_session(session_id).image):
-        raise HTTPException(422, f"Session {session_id} is a folder of several files; images are sent as one file.")
+        raise HTTPException(
+            422, f"Session {session_id} is a folder of several files; only an image of one file can be sent."
+        )
 
 
 # --- the DICOM store ------------------------------------------------------------------------------------------------
@@ -182,7 +184,7 @@ def _by_name(given: dict[str, Any] | None, known: dict[str, Any], check: Check) 
     given = {name: fields for name, fields in (given or {}).items() if name != "client_id"}
     if unknown := [name[:100] for name in given if name not in known]:
         names = ", ".join(known)
-        raise HTTPException(422, f"params, {unknown[0]!a}: there is none of this name; known are {names}.")
+        raise HTTPException(422, f"params, {unknown[0]!a}: there is no such name; known are {names}.")
     return {name: check(fields, f"params, {name}") for name, fields in given.items()}
 
 
@@ -199,5 +201,5 @@ def _plain_file(file: UploadFile | None) -> UploadFile | None:
 
 def _checksum(text: str | None) -> str | None:
     if text and not _CHECKSUM.fullmatch(text):
-        raise HTTPException(422, "check_sum must be SHA256:, SHA512: or MD5: and hexadecimal digits.")
+        raise HTTPException(422, "check_sum must be SHA256:, SHA512: or MD5: followed by hexadecimal digits.")
     return text

@@ -50,9 +50,9 @@ def json_object(text: str, name: str) -> dict[str, Any]:
     try:
         value = json.loads(text or "{}", parse_constant=_no_number)
     except RecursionError:
-        raise HTTPException(422, f"{name} is nested too deeply; at most {_DEEPEST} levels are taken.") from None
+        raise HTTPException(422, f"{name} is nested too deeply; it may have at most {_DEEPEST} levels.") from None
     except ValueError as err:
-        raise HTTPException(422, f"{name} is no JSON: {err}.") from err
+        raise HTTPException(422, f"{name} is not valid JSON: {err}.") from err
     return _storable(value, name)
 
 
@@ -66,7 +66,7 @@ def _storable(value: Any, name: str) -> dict[str, Any]:
 
 
 def _no_number(word: str) -> None:
-    raise ValueError(f"{word} is no number of JSON")
+    raise ValueError(f"JSON has no number {word}")
 
 
 # --- types ----------------------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def _known_device(name: str) -> str:
 
 def _few(points: list) -> list:
     if len(points) > max_prompts():
-        raise ValueError(f"{len(points)} points; at most {max_prompts()} are taken (MEDSAGA_MAX_PROMPTS)")
+        raise ValueError(f"there are {len(points)} points; the limit is {max_prompts()} (MEDSAGA_MAX_PROMPTS)")
     return points
 
 

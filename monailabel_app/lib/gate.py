@@ -66,7 +66,7 @@ class Gate:
             rule = ROUTES.get((method, path))
             if rule is None:
                 logger.warning(
-                    "%s %s is closed: it does not stand in the table of endpoints (lib/routes.py)", method, path
+                    "%s %s is closed, because it is not in the table of endpoints (lib/routes.py)", method, path
                 )
             pattern = compile_path(f"{path}/{{path:path}}" if method == "*" else path)[0]
             self._rules.append((method, pattern, rule))
@@ -96,7 +96,9 @@ class Gate:
         if rule.who == "nobody":
             raise HTTPException(404, f"This endpoint is {rule.checked}.")
         if rule.login and not settings.MONAI_LABEL_AUTH_ENABLE:
-            raise HTTPException(403, "This is for administrators that have logged in; this server has no logins.")
+            raise HTTPException(
+                403, "Only administrators who have logged in may use this, but this server has no logins."
+            )
         if settings.MONAI_LABEL_AUTH_ENABLE and rule.who != "anybody":
             await run_sync(_check_role, headers.get("authorization", ""), rule.who)
         if rule.check:
@@ -125,7 +127,7 @@ def _check_role(authorization: str, who: str) -> None:
     try:
         user = auth.from_token(token if scheme.lower() == "bearer" else "")
     except requests.RequestException as err:
-        raise HTTPException(502, "The realm of the logins does not answer.") from err
+        raise HTTPException(502, "The login server does not answer.") from err
     except (jwt.InvalidTokenError, ValueError, TypeError, AttributeError) as err:  # or a token without name or roles
         raise HTTPException(401, "Log in first.", {"WWW-Authenticate": "Bearer"}) from err
     role = getattr(settings, f"MONAI_LABEL_AUTH_ROLE_{who.upper()}")
@@ -157,13 +159,13 @@ async def _answer_fault(request: Request, err: Exception) -> JSONResponse:
     if isinstance(err, requests.RequestException):
         status, detail = 502, "The DICOM store does not answer."
         if request.scope["path"].endswith("/auth/token"):
-            detail = "The realm of the logins does not answer."
+            detail = "The login server does not answer."
             if err.response is not None and 400 <= err.response.status_code < 500:
-                status, detail = 401, "The realm of the logins refuses this name and password."
+                status, detail = 401, "The login server refuses this name and password."
     elif nothing_can_be_written(err):
         status, detail = 507, "No space left on the server's disk for what was sent."
     elif isinstance(err, OSError) and err.errno == errno.ENAMETOOLONG:
-        status, detail = 404, "There is no file of such a long name."
+        status, detail = 404, "There is no such file: its name is too long."
     else:
         raise err
     return JSONResponse({"detail": detail}, status)

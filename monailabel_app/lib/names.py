@@ -35,8 +35,8 @@ def plain_name(name: str, what: str) -> str:
     ):
         raise HTTPException(
             400,
-            f"{what} {name[:_LONGEST]!r}: it must be a plain name, that is not empty, not starting with a dot, without "
-            f"/ and \\, of at most {_LONGEST} bytes.",
+            f"{what} {name[:_LONGEST]!r}: it must be a plain name: not empty, no dot at the start, no / or \\, and at "
+            f"most {_LONGEST} bytes.",
         )
     return name
 

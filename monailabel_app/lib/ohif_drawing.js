@@ -7,7 +7,7 @@ const segments = () => {
 };
 const numberOf = organ => {
   const [number] = segments().find(([, label]) => label === organ) ?? [];
-  if (!number) throw new Error(`OHIF has no segment ${organ}: load the page anew`);
+  if (!number) throw new Error(`OHIF has no segment ${organ}: reload the page`);
   return number;
 };
 const nameOf = number => segments().find(([n]) => n === number)[1];

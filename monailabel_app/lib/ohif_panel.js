@@ -101,7 +101,7 @@ function changePanel(input) {
       } else if (kept.size) {
         draw(drawn().map((value, n) => (kept.has(before[n]) ? before[n] : kept.has(value) ? 0 : value)));
         const names = [...kept].map(nameOf).join(', ');
-        say(`Left as they are: ${names}. To draw over them, set replace in the options`, 'info');
+        say(`Not changed: ${names}. To draw over them, set replace in the options`, 'info');
       }
       const slice = answer.headers['medsaga-least-sure-slice']; // counted from 0 along the image's third axis
       if (slice) {

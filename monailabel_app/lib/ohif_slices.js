@@ -27,21 +27,21 @@ async function askForSlices(slices) {
   const url = new URL('activelearning/first', document.getElementById('monailabelServerURL').value);
   const body = JSON.stringify({ image: shownSeries(), slices });
   const answer = await fetch(url, { method: 'POST', body, headers: { 'Content-Type': 'application/json' } });
-  if (!answer.ok) return failed(`No slices: ${await detailOf(answer)}`);
+  if (!answer.ok) return failed(`No slices could be chosen: ${await detailOf(answer)}`);
   const found = await answer.json();
-  if (!found.slices?.length) return say(found.slices_why ?? 'Label all of it: it has no slices', 'warning');
+  if (!found.slices?.length) return say(found.slices_why ?? 'This image has no slices: label all of it', 'warning');
   asked = found.slices;
 }
 
 async function nextSlice() {
   const count = Number(document.getElementById('medsagaSlices').value);
-  if (!count) return say('The whole volume is to be labelled', 'info');
+  if (!count) return say('Label the whole volume: the number of slices is 0', 'info');
   if (!asked.length) await askForSlices(count);
   if (!asked.length) return;
   shown = (shown + 1) % asked.length;
   alignViews();
   lookAt(asked[shown]);
-  say(`Slice ${shown + 1} of ${asked.length} to label: all organs on it`, 'info');
+  say(`Slice ${shown + 1} of ${asked.length} to label: label all organs on it`, 'info');
 }
 
 function addSlices(after) {

@@ -49,7 +49,7 @@ def to_open(address: str, studies: str, conf: Mapping[str, str]) -> list[Line]:
     check = Line("Check", "", f"`python -m monailabel_app.check {address}`")
     if studies.startswith(("http://", "https://")):
         return [Line("OHIF", f"{address}/ohif/", "choose a study, then MONAI Label: docs/ohif.md"), slicer, check]
-    store = "needs a DICOM store: `--studies http://HOST/dicom-web`, docs/administrator.md"
+    store = "needs a DICOM store: `--studies http://HOST/dicom-web` (docs/administrator.md)"
     return [slicer, Line("OHIF", "", conf.get("no_ohif") or store), check]
 
 
@@ -74,7 +74,7 @@ def print_when_it_answers(start: Start, studies: str, conf: Mapping[str, str]) -
                 return
             time.sleep(0.2)
         lines = [str(line) for line in to_open(address, studies, conf)]
-        lines.append(f"What is served, and how far trainings are: {address}/")
+        lines.append(f"What is served, and the progress of trainings: {address}/")
         head = " ".join(filter(None, ["The server runs.", conf.get("about")]))
         print(f"\n{head}\nOpen:", *lines, sep="\n  ", end="\n\n", flush=True)
 

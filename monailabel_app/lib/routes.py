@@ -26,12 +26,12 @@ def _dicomweb_path(path: str, allowed: re.Pattern[str]) -> None:
     if not settings.MONAI_LABEL_STUDIES.startswith(("http://", "https://")):
         raise HTTPException(404, "This server has no DICOM store.")
     if not allowed.fullmatch(path):
-        raise HTTPException(404, f"{path[:200]!a} is no resource of DICOMweb that is passed on.")
+        raise HTTPException(404, f"{path[:200]!a} is not a DICOMweb path that this server passes on.")
 
 
 def _needs_nvidia_smi(path: str) -> None:
     if not shutil.which("nvidia-smi"):
-        raise HTTPException(404, "This server has no nvidia-smi.")
+        raise HTTPException(404, "nvidia-smi is not installed on this server.")
 
 
 @dataclass(frozen=True)

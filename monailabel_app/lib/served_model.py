@@ -72,8 +72,8 @@ def find_bundles(names: str, bundles_dir: Path) -> list[Path]:
         folder = known.get(name) or Path(name).expanduser()
         if not (folder / "configs" / "inference.json").is_file():
             raise ValueError(
-                f"--conf models {name}: no bundle. It must be all, one of {', '.join(known)}, or a folder with "
-                "configs/inference.json, train.json and metadata.json."
+                f"--conf models {name}: there is no such bundle. It must be all, one of {', '.join(known)}, or a "
+                "folder with configs/inference.json, train.json and metadata.json."
             )
         folders.append(folder.resolve())
     return folders
@@ -105,8 +105,8 @@ class ServedModel:
         self.config.read_config(str(config))
         if "plane" not in self.config:
             raise ValueError(
-                f"{config}: it has no key plane; it must be auto for volumes, null for 2-D images, as in the bundles "
-                "of this repository."
+                f"{config}: the key plane is missing; it must be auto for volumes and null for 2-D images, as in the "
+                "bundles of this repository."
             )
         self.config["bundle_root"] = literal(str(self.path), f"{self.name}: its folder")
         self.metadata = json.loads((self.path / "configs" / "metadata.json").read_text())
@@ -204,7 +204,7 @@ class ServedModel:
             HTTPException: 409 when the bundle names no weights to start from or they cannot be had.
         """
         if self.pretrained is None:
-            raise HTTPException(409, f"{self.name} starts from no weights (train.json, weights): train it first.")
+            raise HTTPException(409, f"{self.name} has no weights to start from (train.json, weights): train it first.")
         size = _NATIVE_SIZE.get(self.pretrained, self.image_size)
         return self._loaded(("pretrained", device), {"num_classes": _SAM_MASKS, "image_size": size}, self.pretrained)
 

@@ -135,7 +135,7 @@ def _is_uuid(text: str) -> bool:
 def _checked(session_id: str) -> str:
     if not _is_uuid(session_id):
         raise HTTPException(
-            404, f"There is no session {str(session_id)[:100]!r}: ids are UUIDs, as PUT /session gives."
+            404, f"There is no session {str(session_id)[:100]!r}: an id must be a UUID, as PUT /session gives it."
         )
     return session_id
 

@@ -17,8 +17,8 @@ __all__ = ["NO_WORKERS", "Start", "refuse_workers", "started", "warn_if_open"]
 logger = logging.getLogger(__name__)
 
 NO_WORKERS = (
-    "--workers (or WEB_CONCURRENCY): the server is one process, because networks, sessions and trainings are in its "
-    "memory; leave it out."
+    "--workers (or WEB_CONCURRENCY): leave it out. The server must be one process, because it keeps networks, sessions "
+    "and trainings in its memory."
 )
 _LOOPBACK = ("127.", "localhost", "::1")
 
@@ -56,8 +56,9 @@ def warn_if_open(start: Start) -> None:
     """Say in one line that other machines may do everything."""
     if not start.host.startswith(_LOOPBACK) and not settings.MONAI_LABEL_AUTH_ENABLE:
         logger.warning(
-            "NO AUTHENTICATION: the server listens on %s, and everybody who reaches port %s reads, changes and removes "
-            "images, labels and models. Use --host 127.0.0.1, or logins (docs/administrator.md, Authentication).",
+            "NO AUTHENTICATION: the server listens on %s, and everybody who reaches port %s can read, change and "
+            "remove images, labels and models. Use --host 127.0.0.1, or logins (docs/administrator.md, "
+            "Authentication).",
             start.host,
             settings.MONAI_LABEL_SERVER_PORT,
         )

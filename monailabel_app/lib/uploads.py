@@ -92,7 +92,7 @@ def _compared(task: RetrainTask, datastore: Datastore, versions: Versions, file:
     version, serve = compared(evaluator, network, model, list(held.values()), parser, sorted(held))
     why = version.note
     if record is None and model.trained:
-        why = "kept but not served: it does not say which patients it has learnt from, so no label can compare it"
+        why = "kept but not served: it does not say from which patients it has learnt, so it cannot be compared"
     version.note = f"uploaded; {why}"
     version.trained_on = sorted(patients)
     return version, serve

@@ -78,7 +78,7 @@ def fill_store(store: Store, folder: Path, data: Path) -> str:
             _send(client, "CT", _name(image), nib.load(image))
         for seed in range(_CT if not cts else 0):
             _send(client, "CT", f"drawn_abdomen_{seed}", phantom_ct(seed)[0])
-        ct = f"{len(cts)} of {_SPLEEN} (MEDSAGA_DATA)" if cts else f"{_CT} that were drawn, no patient's data"
+        ct = f"{len(cts)} of {_SPLEEN} (MEDSAGA_DATA)" if cts else f"{_CT} drawn ones, not of patients"
         text = f"Sample images in the DICOM store. MR, {len(images[:_MR])}: {source}. CT, {ct}."
         write_json(sent, {"text": text})
     return json.loads(sent.read_text())["text"]

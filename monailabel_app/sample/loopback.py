@@ -47,7 +47,7 @@ def lock(path: str) -> int:
             return file
         except BlockingIOError:
             if time.monotonic() > end:
-                sys.exit(f"another server uses {os.path.dirname(path)}: stop it, or give another --output")
+                sys.exit(f"another server uses {os.path.dirname(path)}: stop it, or give another folder with --output")
             time.sleep(0.2)
 
 

@@ -79,7 +79,7 @@ def start_orthanc(program: str, plugin: str, folder: Path, port: int) -> Store:
                 start_new_session=True,
             )  # fmt: skip
         except FileNotFoundError as err:
-            raise RuntimeError("it is started by unshare (util-linux), which is not installed") from err
+            raise RuntimeError("unshare (util-linux) is needed to start it, but is not installed") from err
     store = Store(url, "medsaga", password)
     _wait(store, process, log)
     return store

@@ -43,7 +43,7 @@ def as_series(volume: nib.Nifti1Image, modality: str, name: str, description: st
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     axes = affine[:3, :3] / spacing
     if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-3):
-        raise ValueError(f"{name}: the axes of the volume are not orthogonal; those of a DICOM series are")
+        raise ValueError(f"{name}: the axes of the volume are not orthogonal; those of a DICOM series must be")
     values = _stored(np.asarray(volume.dataobj), modality)
     content = hashlib.sha256(values.tobytes() + affine.tobytes()).hexdigest()
     uids = {kind: _uid(kind, name, content) for kind in ("study", "series", "frame of reference")}

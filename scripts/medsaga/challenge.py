@@ -54,7 +54,7 @@ def segment_folder(
             start = time.perf_counter()
             item = read_challenge_case(path)
             if "boxes" not in item:
-                raise ValueError(f"{path}: no array 'boxes', so nothing says what to segment.")
+                raise ValueError(f"{path}: it has no array 'boxes'. The boxes say what to segment.")
             numbers = inferer(item["image"][None], network, item["boxes"])
             write_challenge_result(output / path.relative_to(cases), numbers[0])
             row = {
@@ -83,11 +83,11 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--cases", required=True, help="folder of npz files")
     parser.add_argument("--output", required=True, help="folder for the results and seconds.csv")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--weights", default="lite_medsam", choices=PUBLISHED, help="(default: %(default)s)")
-    source.add_argument("--bundle", help="name or folder of a bundle, for its trained network")
+    source.add_argument("--weights", default="lite_medsam", choices=PUBLISHED, help="published weights (%(default)s)")
+    source.add_argument("--bundle", help="name or folder of a bundle; its trained network is used")
     source.add_argument("--exported", help="folder that python -m medsaga.export has written")
     parser.add_argument("--model", help="the bundle's weights (default: its models/model.pt)")
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of an exported network")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="for --exported (%(default)s)")
     arguments = parser.parse_args(words)
     try:
         if arguments.exported:

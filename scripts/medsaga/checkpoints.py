@@ -69,17 +69,17 @@ def _no_weights(head: bytes) -> str | None:
     if head.startswith(b"version https://git-lfs"):
         size = re.search(rb"\nsize (\d+)", head)
         return (
-            "is a pointer of git-lfs, not the weights"
+            "is a git-lfs pointer, not the weights"
             + (f" ({int(size[1]) / 1e6:.0f} MB)" if size else "")
-            + ": in its repository run git lfs install and git lfs pull, or download the file itself."
+            + ". Run git lfs install and git lfs pull in its repository, or download the file itself."
         )
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         return (
-            "cannot be read: it is damaged, a web page was saved in its place (a login, a licence to accept or an "
-            "error). Open it in a browser to see which, and download the file again."
+            "cannot be read: it is damaged, because a web page was saved in its place (a login, a licence to accept or "
+            "an error). Open it in a browser to see which of these it is, and download the file again."
         )
     if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf")) or head[257:262] == b"ustar":
-        return "is an archive: unpack it, and name the file of weights in it."
+        return "is an archive. Unpack it, and name the weights file in it."
     return None
 
 
@@ -89,20 +89,20 @@ def _problem(path: Path, head: bytes, error: Exception) -> str:
     if objects := _objects(path, text):
         listed = ", ".join(objects[:_LISTED]) + (", ..." if len(objects) > _LISTED else "")
         return (
-            f"cannot be read: it holds objects of Python besides tensors ({listed}), and reading them would run code. "
-            "Save the weights alone, in the program that made the file, by torch.save(model.state_dict(), FILE)."
+            f"cannot be read: it holds Python objects besides tensors ({listed}), and reading them would run code. "
+            "In the program that made the file, save the weights alone: torch.save(model.state_dict(), FILE)."
         )
     if "TorchScript" in text:
-        return "is a TorchScript program, which can only be run: name the model.pt that it was made from."
+        return "is a TorchScript program, not a weights file. Name the model.pt that it was made from."
     if head.startswith(b"PK") and "central directory" in text:
         return (
             f"cannot be read: it is damaged, its end is missing ({path.stat().st_size} bytes are there). Copy or "
             "download it again."
         )
     if head.startswith(b"PK") and ("data.pkl" in text or "hasRecord" in text):
-        return "is a zip archive without weights of PyTorch at its top: unpack it, and name the file of weights in it."
+        return "is a zip archive, but not a PyTorch weights file. Unpack it, and name the weights file in it."
     reason = "" if "weights_only" in text else f" ({text.strip().splitlines()[0]})" if text.strip() else ""
-    return f"cannot be read: it is damaged or no checkpoint of tensors only{reason}."
+    return f"cannot be read: it is damaged, or it is not a checkpoint of tensors only{reason}."
 
 
 def _objects(path: Path, text: str) -> list[str]:

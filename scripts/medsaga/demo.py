@@ -51,7 +51,10 @@ def sample_data(folder: Path) -> tuple[Path, str]:
     phantoms = folder / "Phantoms"
     if not (phantoms / "dataset.json").is_file():
         write_decathlon_phantoms(phantoms, cases=24)
-    return phantoms, "generated phantoms, no patient's data: no network, and no data in MEDSAGA_DATA"
+    return (
+        phantoms,
+        f"generated phantoms (no patient's data), because {TASK} cannot be downloaded and is not in MEDSAGA_DATA",
+    )
 
 
 def _monai(command: list[str]) -> float:
@@ -71,7 +74,9 @@ def main() -> None:
     """Run the demonstration; exit status 0 when every step has worked."""
     parser = argparse.ArgumentParser(description="Fine-tune, evaluate and segment on sample data in a few minutes.")
     parser.add_argument("--output", default="output/demo", help="folder for everything it makes (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, help="epochs to train instead of the demonstration's few")
+    parser.add_argument(
+        "--epochs", type=int, help="number of epochs to train (default: the few epochs of the demonstration)"
+    )
     arguments = parser.parse_args()
     output, epochs = Path(arguments.output).absolute(), arguments.epochs
 

@@ -191,7 +191,7 @@ def read_seg(seg: pydicom.Dataset, grid: Grid, values: Mapping[str, int]) -> np.
         ValueError: when it is no such segmentation, or not on the series' grid.
     """
     if seg.SOPClassUID != SegmentationStorage:
-        raise ValueError(f"a {seg.SOPClassUID.name} is not read, only Segmentation Storage")
+        raise ValueError(f"it is a {seg.SOPClassUID.name}; it must be a Segmentation Storage")
     by_key = {label_key(name): value for name, value in values.items()}
     names = segment_names(seg)
     shared = seg.SharedFunctionalGroupsSequence[0]
@@ -212,7 +212,7 @@ def read_seg(seg: pydicom.Dataset, grid: Grid, values: Mapping[str, int]) -> np.
         index = _indices(column, row, group, grid)
         before = label[tuple(index.T)]
         if np.any((before != 0) & (before != value)):
-            logger.warning("Segments overlap; %s is kept where it does", names[number])
+            logger.warning("Segments overlap; segment %s is kept where they do", names[number])
         label[tuple(index.T)] = value
     return label
 

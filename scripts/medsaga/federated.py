@@ -30,7 +30,9 @@ class TrainedOnly(Filter):
             ValueError: ``data`` holds weights, not differences (``send_weight_diff=False``).
         """
         if data.weight_type != WeightType.WEIGHT_DIFF:
-            raise ValueError(f"{data.weight_type} is sent: TrainedOnly needs send_weight_diff=True")
+            raise ValueError(
+                f"the site sends {data.weight_type}, but TrainedOnly needs differences: set send_weight_diff=True"
+            )
         data.weights = {name: value for name, value in data.weights.items() if value.any()}
         return data
 

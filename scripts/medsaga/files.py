@@ -70,5 +70,5 @@ def remove_older(folder: str | Path, seconds: float) -> int:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
                 count += 1
         except OSError as err:  # done and removed meanwhile
-            logger.debug("%s is left: %s", path, err)
+            logger.debug("%s was not removed: %s", path, err)
     return count

@@ -48,5 +48,5 @@ def write_series(folder: Path, path: Path) -> None:
     for notice in series.notices:
         logger.warning(notice)
     if series.grid.channels != 1:
-        raise ReadingError(f"{folder}: a colour image; series of grey values are read.")
+        raise ReadingError(f"{folder}: it is a colour image; it must be a series of grey values.")
     write_nifti(series.load(), series.grid.affine, path)

@@ -21,7 +21,7 @@ import torch
 __all__ = ["ENDED", "ENDED_CAUSE", "in_processes", "process_context", "processes_for"]
 
 ENDED = object()  # in the place of a result: the process that worked on the item was ended
-ENDED_CAUSE = "reading it ended the process, most likely for want of memory."
+ENDED_CAUSE = "reading it ended the process, most likely because memory ran out."
 
 _LIBRARIES = 800 * 2**20  # bytes that a process takes before it has read anything
 # bytes of memory for a byte of file: compressed 16-bit voxels become 32-bit ones, of which transforms hold some copies

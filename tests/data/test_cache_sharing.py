@@ -93,7 +93,7 @@ def test_the_old_entry_of_a_changed_file_stays_while_a_training_needs_it(
     assert np.array_equal(slices_of(running)[1], before)
     assert not slices_of(later)[1].any()
     (cache / f"{running.name}.npy").unlink()
-    with pytest.raises(ValueError, match=r"labels/a\.nii\.gz: changed since the training began"):
+    with pytest.raises(ValueError, match=r"labels/a\.nii\.gz: the case has changed since the training began"):
         running.read(0)
 
 
@@ -201,7 +201,7 @@ def test_without_a_limit_a_fifth_of_the_disk_is_left(small_disk, monkeypatch):
 
 def test_a_full_disk_is_an_error_and_leaves_nothing_half(small_disk, preprocessing, write_case):
     cases, cache = [write_case(str(i), i) for i in range(12)], small_disk / "cache"
-    with pytest.raises(OSError, match=r"No space left on device: .*cache cannot take .* MEDSAGA_CACHE_GB"):
+    with pytest.raises(OSError, match=r"No space left on device: .*cache cannot hold .* MEDSAGA_CACHE_GB"):
         cache_cases(cases, preprocessing(), 3, cache)  # more files than there may be
     assert {path.stat().st_size for path in cache.glob("*.npy")} == {SIZE}
     assert [path for path in (cache / RUNS).rglob("*") if path.is_file() and path.suffix != ".lock"] == []

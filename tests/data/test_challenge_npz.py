@@ -113,12 +113,12 @@ def test_an_empty_slice_is_zero(tmp_path):
     ("arrays", "message"),
     [
         ({"gts": np.ones((3, 3))}, "no array 'imgs'"),
-        ({"imgs": np.ones((4, 5, 6)), "boxes": np.ones((2, 5))}, r"boxes of shape \(2, 5\)"),
-        ({"imgs": np.ones((4, 5)), "boxes": np.ones((2, 6))}, r"imgs of shape \(4, 5\)"),
-        ({"imgs": np.ones((4, 5, 6)), "boxes": np.ones((2, 4))}, r"imgs of shape \(4, 5, 6\)"),
-        ({"imgs": np.ones((4, 5, 6)), "gts": np.ones((4, 5, 7))}, "gts of shape"),
+        ({"imgs": np.ones((4, 5, 6)), "boxes": np.ones((2, 5))}, r"boxes has the shape \(2, 5\)"),
+        ({"imgs": np.ones((4, 5)), "boxes": np.ones((2, 6))}, r"imgs has the shape \(4, 5\)"),
+        ({"imgs": np.ones((4, 5, 6)), "boxes": np.ones((2, 4))}, r"imgs has the shape \(4, 5, 6\)"),
+        ({"imgs": np.ones((4, 5, 6)), "gts": np.ones((4, 5, 7))}, "gts has the shape"),
         ({"imgs": np.ones((4, 5, 6)), "spacing": np.array([1, 0, 1])}, "spacing"),
-        ({"imgs": np.array([{"a": 1}])}, "damaged or holds other"),
+        ({"imgs": np.array([{"a": 1}])}, "is damaged or holds something other"),
     ],
 )
 def test_what_is_wrong_is_named_with_the_file(tmp_path, arrays, message):

@@ -173,7 +173,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_nothing_gets_outside_of_the_folder(server, tmp_path, name):
-    with pytest.raises(ValueError, match="it is not unpacked"):
+    with pytest.raises(ValueError, match="the archive is not unpacked"):
         fetch(source(put(server, name, HOSTILE[name])), tmp_path / "a" / "b" / "data")
     assert not (tmp_path / "a" / "b" / "data" / "Task").exists()
     assert not Path("/tmp/medsaga-outside").exists()

@@ -544,16 +544,25 @@ def text(case):
 
 
 DAMAGES = {
-    "label_shape": (nifti("label", lambda x: x[:, :-1]), r"labels/bad\.nii\.gz: label of shape .*images/bad\.nii\.gz"),
+    "label_shape": (
+        nifti("label", lambda x: x[:, :-1]),
+        r"labels/bad\.nii\.gz: the label has shape .*images/bad\.nii\.gz",
+    ),
     "label_value": (nifti("label", set_one(7)), r"labels/bad\.nii\.gz: label values 7.*outside the 3 classes"),
     "truncated_image": (truncate("image"), r"images/bad\.nii\.gz: .*truncated"),
     "truncated_label": (truncate("label"), r"labels/bad\.nii\.gz: .*truncated"),
     "text": (text, r"images/bad\.nii\.gz"),
     "nan": (nifti("image", set_one(np.nan)), r"images/bad\.nii\.gz: 1 of 210 values are NaN"),
     "infinite": (nifti("image", set_one(np.inf)), r"images/bad\.nii\.gz: 1 of 210 values are NaN or infinite"),
-    "four_d": (nifti("image", lambda x: np.stack([x, x], -1)), r"images/bad\.nii\.gz: a 4-D image with 2 volumes"),
+    "four_d": (
+        nifti("image", lambda x: np.stack([x, x], -1)),
+        r"images/bad\.nii\.gz: it is a 4-D image with 2 volumes",
+    ),
     "constant": (nifti("image", lambda x: 0 * x + 3), r"images/bad\.nii\.gz: every value is 3"),
-    "one_voxel_differs": (nifti("image", lambda x: set_one(1e6)(0 * x)), r"images/bad\.nii\.gz: intensities from 0 to"),
+    "one_voxel_differs": (
+        nifti("image", lambda x: set_one(1e6)(0 * x)),
+        r"images/bad\.nii\.gz: intensities are from 0 to",
+    ),
 }
 
 

@@ -100,5 +100,5 @@ def test_slices_of_a_chunk_are_augmented_alike(volumes):
 
 def test_a_volume_of_too_few_slices_is_named(volumes):
     data, cache = volumes
-    with pytest.raises(ValueError, match=r"b_image.nii has 4 slices, a chunk has depth=5"):
+    with pytest.raises(ValueError, match=r"b_image.nii has 4 slices, but a chunk has depth=5"):
         SliceChunks(data, PREPROCESSING, 2, cache, depth=5)

@@ -118,10 +118,10 @@ def test_a_file_names_the_patients_of_a_training(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no split"),
-        ('{"train": ["p01"], "val": [], "test": []}', "is no split: .*'validation'"),
+        ("{", "is not a split"),
+        ('{"train": ["p01"], "val": [], "test": []}', "is not a split: .*'validation'"),
         ('{"train": "p01", "validation": [], "test": []}', "they must be lists"),
-        ("[]", "is no split"),
+        ("[]", "is not a split"),
         ('{"train": ["p01"], "validation": ["p02"], "test": ["p01"]}', "1 patients are in both 'train' and 'test'"),
         ('{"train": [], "validation": [], "test": ["p01"]}', "'train' is empty"),
         ('{"train": ["p01", "x", "y"], "validation": [], "test": []}', "2 of its 3 train patients are not in the data"),
@@ -135,7 +135,7 @@ def test_a_file_that_is_no_split_is_refused_by_name(tmp_path, content, message):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="--split names a run's split.json"):
+    with pytest.raises(FileNotFoundError, match="--split must name a run's split.json"):
         training_parts(CASES, tmp_path / "none.json", *DRAW)
 
 
@@ -151,7 +151,7 @@ def test_the_models_record_names_the_patients_to_score(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("part", "reason"), [("train", "learnt from"), ("learnt_before", "learnt from"), ("validation", "validated with")]
+    ("part", "reason"), [("train", "learnt from"), ("learnt_before", "learnt from"), ("validation", "validating with")]
 )
 def test_what_the_model_knows_is_refused(tmp_path, part, reason):
     path = model(tmp_path / "m.pt", **{part: ["p01", "p02"]})

@@ -150,5 +150,5 @@ def test_what_would_end_all_cases_ends_the_run_and_what_failed_before_is_listed(
 
 
 def test_larger_batches_are_refused(data, tmp_path):
-    with pytest.raises(ValueError, match="batch_size=2; must be 1"):
+    with pytest.raises(ValueError, match="batch_size=2; it must be 1"):
         evaluator(data, tmp_path, batch_size=2)

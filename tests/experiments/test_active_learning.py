@@ -105,7 +105,7 @@ def test_what_is_done_is_shown_and_not_played_again(phantoms, tmp_path, monkeypa
 def test_an_unknown_strategy_is_named(capsys):
     with pytest.raises(SystemExit):
         active_learning.main(["--dataset_dir", "x", "--strategies", "random,best"])
-    assert "no strategy best; known are random, first" in capsys.readouterr().err
+    assert "no strategy best; the strategies are random, first" in capsys.readouterr().err
 
 
 @pytest.mark.integration

@@ -81,5 +81,5 @@ def test_an_unknown_method_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     write_decathlon_phantoms(tmp_path / "data" / "Task04_Hippocampus", cases=7, shape=(24, 32, 8))
     monkeypatch.setenv("MEDSAGA_DATA", str(tmp_path / "data"))
-    with pytest.raises(ValueError, match="no method nnU-Net; known are MedSAGa"):
+    with pytest.raises(ValueError, match="no method nnU-Net; the methods are MedSAGa"):
         choose("hippocampus", tmp_path, methods=["nnU-Net"], options=SMALL)

@@ -207,7 +207,7 @@ def test_two_processes_share_an_experiment(tmp_path, monkeypatch):
         ({"grids": [{"bundle": "hippocampus", "num_images": [4]}]}, "lacks seeds"),
         ({"grids": [{"bundle": "hippocampus", "num_images": [4], "seeds": [0], "epochs": 3}]}, "unknown keys epochs"),
         ({"grids": [{"bundle": "hippocampus", "num_images": [4], "seeds": [0], "methods": ["X"]}]}, "no method X"),
-        ({"pictures": ["Y"]}, "pictures: no method Y"),
+        ({"pictures": ["Y"]}, "pictures: there is no method Y"),
         ({"picture": ["MedSAGa"]}, "unknown keys picture"),
     ],
 )

@@ -16,7 +16,7 @@ def test_published_weights_come_with_sams_own_head():
     network, head = load_network(weights="lite_medsam")
     assert (network.encoder, network.image_size, network.num_classes, head) == ("vit_t", 256, 4, "sam_boxes")
     assert not network.training
-    with pytest.raises(ValueError, match="name the one it is of by --bundle"):
+    with pytest.raises(ValueError, match="name its bundle with --bundle"):
         load_network(model="model.pt")
 
 

@@ -252,7 +252,7 @@ def test_what_is_not_ready_is_refused_and_leaves_nothing(trained, tmp_path):
     )
     (tmp_path / "hippocampus" / "docs" / "data_license.txt").write_text("TODO")
     words = ["export", str(tmp_path / "hippocampus"), "--output", str(tmp_path / "x.zip"), *WEIGHTS_ONLY]
-    with pytest.raises(SystemExit, match=r"(?s)not ready to be handed on.*'TODO'.*prostate"):
+    with pytest.raises(SystemExit, match=r"(?s)cannot be exported until these checks pass.*'TODO'.*prostate"):
         main(words)
     (tmp_path / "hippocampus" / "models" / "model.pt").unlink()
     with pytest.raises(SystemExit, match=r"model\.pt does not exist"):

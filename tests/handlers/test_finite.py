@@ -36,7 +36,7 @@ class Fails(nn.Module):
 @pytest.mark.parametrize("optimizer", ["galore", "adamw"])
 def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_epoch(tmp_path, value, optimizer):
     with pytest.raises(
-        FloatingPointError, match=rf"Epoch 3, iteration 8: the loss is {value}. .*Try lower rates"
+        FloatingPointError, match=rf"Epoch 3, iteration 8: the loss is {value}. .*Try lower learning rates"
     ) as err:
         Run(tmp_path, metrics=[0.1, 0.2, 0.3, 0.4], loss=Fails(8, value), optimizer=optimizer)()
     assert f"{tmp_path / 'last.pt'} holds the state after epoch 2" in str(err.value)

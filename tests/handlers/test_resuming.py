@@ -56,7 +56,7 @@ def test_safe_ones_are_named_and_taken(tmp_path, caplog):
     settings = {**SETTINGS, "max_epochs": 3, "state_bits": 8, "new": 1}
     run = Run(tmp_path, epochs=3, resume=True, record=RECORD, settings=settings)()
     assert run.epoch_of("last.pt") == 3 and run.load("last.pt")["settings"] == settings
-    assert "max_epochs is 3, was 2" in caplog.text and "they rise to its schedule" in caplog.text
+    assert "max_epochs is 3, was 2" in caplog.text and "follow the longer run's schedule" in caplog.text
     assert "state_bits is 8, was 32" in caplog.text
 
 
@@ -74,7 +74,7 @@ def test_rates_after_more_epochs_are_those_of_the_longer_run(tmp_path):
     [
         ({"train": ["a", "x"]}, "train patients: 1 are no longer among them, 1 are new"),
         ({"test": [], "validation": ["c", "y", "z"]}, "validation patients: 0 .*, 2 are new; test patients: 1 are no"),
-        ({"slices": []}, "the training slices are others"),
+        ({"slices": []}, "the training slices have changed"),
         ({"class_names": ["background", "two"]}, "class_names are .*two.*, were .*one"),
     ],
 )

@@ -266,7 +266,7 @@ def test_metrics_of_nothing_select_as_no_validation_does(tmp_path, caplog):
     run = Run(tmp_path, metrics=[math.nan] * 4, patience=1)()
     assert run.epoch_of("last.pt") == run.epoch_of("best.pt") == 4
     assert run.load("last.pt")["selection"]["without_better"] == 0
-    assert "val_mean_dice is –, no validation label shows a class" in caplog.text
+    assert "val_mean_dice cannot be computed, because no validation label shows a class" in caplog.text
     run = Run(tmp_path / "b", epochs=5, metrics=[0.5, math.nan, math.nan, 0.4, 0.9], patience=1)()
     assert run.epoch_of("last.pt") == 4 and run.epoch_of("best.pt") == 1
 
@@ -438,7 +438,9 @@ def test_damaged_or_foreign_checkpoint_is_named(tmp_path, name):
     Run(tmp_path, epochs=1)()
     DAMAGES[name](tmp_path / "last.pt")
     before = (tmp_path / "last.pt").read_bytes()
-    with pytest.raises(RuntimeError, match=r"Cannot resume from .*last\.pt: it is damaged, or of another network"):
+    with pytest.raises(
+        RuntimeError, match=r"Cannot resume from .*last\.pt: it is damaged, or it is of another network"
+    ):
         Run(tmp_path, resume=True)()
     assert (tmp_path / "last.pt").read_bytes() == before
 
@@ -487,7 +489,7 @@ real_save = torch.save
 @pytest.mark.parametrize(
     ("save", "error", "message"),
     [
-        (no_space, OSError, r"Cannot write .*\.pt \(.*No space left.* MB free\)\. The file before it is untouched"),
+        (no_space, OSError, r"Cannot write .*\.pt \(.*No space left.* MB free\)\. The former file is unchanged"),
         (too_large, OSError, r"Cannot write .*\.pt \(.*unexpected pos.* MB free\)"),
         (interrupted, KeyboardInterrupt, None),
     ],

@@ -339,7 +339,7 @@ def test_prompts_that_cannot_be_used(volume, network, prompts, message):
 
 @pytest.mark.parametrize("target", [0, 3, 9, -1])
 def test_a_target_that_is_no_class(volume, network, target):
-    with pytest.raises(ValueError, match=f"target {target} is no class of this network: they are 1 to 2"):
+    with pytest.raises(ValueError, match=f"target {target} is not a class of this network: its classes are 1 to 2"):
         slices(volume, network).segment({0: SlicePrompt(inside=((3, 4),))}, target)
 
 

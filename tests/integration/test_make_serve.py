@@ -102,7 +102,7 @@ def instructions(served: Served) -> list[str]:
     """The last lines of the terminal."""
     time.sleep(1)  # what would scroll them away comes now
     lines = [line.strip() for line in served.log.read_text().rstrip().splitlines()]
-    assert lines[-1] == f"What is served, and how far trainings are: {served.url}/", lines[-5:]
+    assert lines[-1] == f"What is served, and the progress of trainings: {served.url}/", lines[-5:]
     return lines[lines.index("Open:") - 1 :]
 
 
@@ -111,11 +111,11 @@ def test_with_orthanc_ct_and_mr_can_be_prompted_in_ohif_at_once(work, orthanc):
         said = instructions(served)
         links = [line for line in said if "/ohif/" in line]
         assert len(links) == 1 and f"OHIF: {served.url}/ohif/ " in links[0]
-        assert "MR, 3:" in said[0] and "CT, 3 that were drawn" in said[0]
+        assert "MR, 3:" in said[0] and "CT, 3 drawn ones" in said[0]
 
         page = served.get("/").text
         assert f'<a href="{served.url}/ohif/">' in page
-        assert all(word in page for word in ("6 images", "hippocampus", "abdomen", "CT, 3 that were drawn"))
+        assert all(word in page for word in ("6 images", "hippocampus", "abdomen", "CT, 3 drawn ones"))
         assert "<title>OHIF" in served.get("/ohif/").text or 'id="root"' in served.get("/ohif/").text
         studies = served.get("/proxy/dicom/qido/studies").json()
         assert len({study["0020000D"]["Value"][0] for study in studies}) == 6

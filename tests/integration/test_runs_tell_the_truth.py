@@ -136,7 +136,7 @@ def test_evaluation_scores_the_recorded_patients_whatever_its_options_say(settin
 def test_patients_that_the_model_knows_are_not_scored(settings, work, phantoms, tmp_path):
     parts = drawn(phantoms, 0)
     rest = set(names(phantoms)) - set.union(*parts.values())
-    for part, reason in (("train", "it has learnt from"), ("validation", "it was validated with")):
+    for part, reason in (("train", "it has learnt from"), ("validation", "chosen by validating with")):
         file = write_split(tmp_path / f"{part}.json", test={*rest, *list(parts[part])[:1]})
         message = fails("evaluating", "hippocampus", "train", "evaluate", **settings, split=file)
         assert file in message and f"1 of its {len(rest) + 1} test patients" in message and reason in message
@@ -241,7 +241,9 @@ def test_a_rate_that_diverges_ends_the_run_with_an_error(phantoms, tmp_path):
     process = start(command("training", "hippocampus", "train", **options), tmp_path / "log", OMP_NUM_THREADS="1")
     assert process.wait(300) != 0
     log = (tmp_path / "log").read_text()
-    assert "Epoch 1, iteration 2: the loss is " in log and "Try lower rates (lr and encoder_lr" in log
+    assert (
+        "Epoch 1, iteration 2: the loss is " in log and "Try lower learning rates (a tenth of lr and encoder_lr" in log
+    )
     assert not (tmp_path / "model.pt").exists() and not (tmp_path / "output" / "last.pt").exists()
 
 
@@ -271,7 +273,11 @@ def test_what_was_never_seen_is_said_at_the_start_and_in_the_report(folder, tmp_
     assert any("num_slices=1000" in line for line in record["warnings"])
     run("evaluating", "hippocampus", "train", "evaluate", **options)
     report = (tmp_path / "output" / "evaluation" / "metrics.md").read_text()
-    assert "The model has never seen: posterior." in report and "num_slices=1000" in report and empty not in report
+    assert (
+        "The model has never seen these classes: posterior." in report
+        and "num_slices=1000" in report
+        and empty not in report
+    )
 
 
 def test_a_metric_over_nothing_is_no_number(folder, tmp_path, caplog):

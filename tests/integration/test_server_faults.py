@@ -161,7 +161,7 @@ def test_a_volume_of_200_mb_is_taken_and_junk_of_200_mb_refused(server, tmp_path
         volume.write_bytes(os.urandom(200 * 10**6))
         answer = server.add_image("junk", volume)
         assert answer.status_code == 422
-        assert "junk: it does not begin as NIfTI does" in answer.json()["detail"]
+        assert "junk: it does not begin like a NIfTI file" in answer.json()["detail"]
     finally:
         assert server.request("DELETE", "/datastore/image", params={"id": "large"}).ok
     assert not (server.studies / "large.nii").exists()

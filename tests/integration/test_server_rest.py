@@ -234,8 +234,8 @@ def test_prompts_that_cannot_be_used_are_named(server):
         ({}, "no prompt"),
         ({"background": [[1, 1, 1]]}, "no prompt"),
         ({"foreground": [[1000, 0, 0]]}, "outside the image"),
-        ({"foreground": [[1, 2]]}, "3 voxel numbers"),
-        ({"roi": [0, 1, 2]}, "roi must be 6 numbers"),
+        ({"foreground": [[1, 2]]}, "3 voxel indices"),
+        ({"roi": [0, 1, 2]}, "roi must have 6 numbers"),
     ]:
         answer = server.infer("hippocampus_prompt", "phantom_000", **params)
         assert answer.status_code == 422 and why in answer.json()["detail"], answer.text

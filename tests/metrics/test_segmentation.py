@@ -135,7 +135,9 @@ def test_label_maps_may_be_of_any_number_type(dtype):
 
 @pytest.mark.parametrize("shape", [(8, 8, 5), (8, 4, 8), (8, 8)])
 def test_different_shapes_are_refused(shape):
-    with pytest.raises(ValueError, match=r"Prediction of shape \(1, 8, 8, 4\) and label of shape .* must agree"):
+    with pytest.raises(
+        ValueError, match=r"prediction has shape \(1, 8, 8, 4\), but the label has shape .* must be the same"
+    ):
         metrics(NOTHING, np.zeros(shape, dtype=np.uint8))
 
 

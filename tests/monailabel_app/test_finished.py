@@ -110,7 +110,7 @@ def test_labels_that_cannot_be_used_protect_nothing(tmp_path, image, caplog):
     for values in (np.full(SHAPE, 9, np.uint8), np.ones((3, 3, 3), np.uint8)):
         final = write(tmp_path / "label.nii.gz", values, np.eye(4))
         assert finished.of(image, final, SHAPE) == {}
-        assert "protects nothing" in caplog.text
+        assert "its objects are not protected" in caplog.text
         caplog.clear()
     assert finished.of(image, str(tmp_path / "removed.nii.gz"), SHAPE) == {}
 

@@ -310,7 +310,7 @@ def test_a_mask_follows_its_scribbles(volumes_model, tmp_path):
     values = np.asarray(nib.load(written).dataobj)
     assert all(values[tuple(voxel)] for voxel in inside) and not values[tuple(outside[0])]
     wrong = [{"inside": True, "points": [[1, 2]]}]
-    assert "scribbles must have points of 3" in refused({"scribbles": wrong}, volumes_model.prepare(image))
+    assert "scribbles must have points, each of 3" in refused({"scribbles": wrong}, volumes_model.prepare(image))
 
 
 def test_prompts_of_another_dimension_are_refused(volumes_model, xrays_model, tmp_path):
@@ -321,7 +321,7 @@ def test_prompts_of_another_dimension_are_refused(volumes_model, xrays_model, tm
         {"foreground": [1, 2, 3]},
         {"background": "a"},
     ):
-        assert "of 3 voxel numbers" in refused(request, image)
+        assert "of 3 voxel indices" in refused(request, image)
     for roi in ([1, 2, 3, 4], [1, 2, 3, 4, 5], [[1, 2], [3, "x"], [5, 6]], [1, 2, 3, 4, 5, 6, 7], [1, 2] * 5):
         assert "6 numbers" in refused({"roi": roi}, image)
 

@@ -43,7 +43,7 @@ NEAR[0, 3] += 0.4
 @pytest.mark.parametrize(
     "values, affine, message",
     [
-        (np.zeros((8, 10, 7), np.uint8), AFFINE, "(8, 10, 7), its image (8, 10, 6)"),
+        (np.zeros((8, 10, 7), np.uint8), AFFINE, "(8, 10, 7), but its image (8, 10, 6)"),
         (np.zeros((10, 8, 6), np.uint8), AFFINE, "must be equal"),
         (a_label(1), SHIFTED, "0.6 voxels"),
         (a_label(1), np.diag([-1, -1, 1, 1]) @ AFFINE, "same affine"),
@@ -158,7 +158,7 @@ def test_labels_of_pictures(store, tmp_path, picture):
     assert Path(store.get_label_uri("xray", "final")).read_bytes() == path.read_bytes()
     assert store.last_save()["models"] == ["chest_xray"]
     Image.fromarray(picture[:-1]).save(path)
-    assert "(30, 19), its image (30, 20)" in refused(422, store.save_label, "xray", str(path), "final", {})
+    assert "(30, 19), but its image (30, 20)" in refused(422, store.save_label, "xray", str(path), "final", {})
 
 
 def test_colours_and_slicers_volumes_of_one_slice_become_plain_pictures(store, tmp_path, picture):

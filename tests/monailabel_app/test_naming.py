@@ -137,7 +137,7 @@ def test_the_label_info_of_the_issue_means_one_thing():
         ({"label_info": [{"name": ["a"]}]}, "label_info.0.name: "),
         ({"label_info": [{"name": "a", "idx": "first"}]}, "label_info.0.idx: "),
         ({"label_info": [{"name": "a", "segmentIndex": 0.5}]}, "label_info.0.segmentIndex: "),
-        ({"label_info": [{"name": "a", "idx": 3}, {"name": "b", "idx": 3}]}, "one value to several"),
+        ({"label_info": [{"name": "a", "idx": 3}, {"name": "b", "idx": 3}]}, "several segments the same value"),
         ({"params": {"label_names": {"a": "x"}}}, "params.label_names.a: "),
         ({"params": [1]}, "params: "),
         ({"model": ["a"]}, "model: "),

@@ -98,5 +98,5 @@ def test_one_file_of_all_sequences_does_for_a_bundle_without_ends_of_names(model
         values = np.random.default_rng(0).integers(0, 900, (*SHAPE, count)).astype(np.int16)
         nib.save(nib.Nifti1Image(values, AFFINE), tmp_path / f"all{count}.nii.gz")
     assert model.prepare(str(tmp_path / "all2.nii.gz")).shape[0] == 2
-    with pytest.raises(ReadingError, match=r"all3\.nii\.gz: 3 channels; this bundle takes 2 sequences"):
+    with pytest.raises(ReadingError, match=r"all3\.nii\.gz: it has 3 channels, but this bundle takes 2 sequences"):
         AutomaticTask(model)({"image": str(tmp_path / "all3.nii.gz"), "device": "cpu"})

@@ -37,7 +37,9 @@ def test_bundles_by_name_folder_and_all(tmp_path):
     assert [p.name for p in find_bundles("all", bundles)] == BUNDLES
     elsewhere = small_bundle(tmp_path, "spleen")
     assert find_bundles(f"hippocampus, {elsewhere}", bundles) == [(bundles / "hippocampus").resolve(), elsewhere]
-    with pytest.raises(ValueError, match="--conf models liver: no bundle. It must be all, one of amos, brain_tumour"):
+    with pytest.raises(
+        ValueError, match="--conf models liver: there is no such bundle. It must be all, one of amos, brain_tumour"
+    ):
         find_bundles("hippocampus,liver", bundles)
 
 
@@ -54,7 +56,7 @@ def test_a_bundle_says_whether_its_images_are_volumes(tmp_path):
     content = json.loads(path.read_text())
     del content["plane"]
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"inference.json: it has no key plane"):
+    with pytest.raises(ValueError, match=r"inference.json: the key plane is missing"):
         ServedModel(bundle)
 
 
@@ -112,7 +114,7 @@ def test_what_to_do_without_a_trained_model(tmp_path):
     model = ServedModel(small_bundle(tmp_path, trained=False, pretrained=False))
     with pytest.raises(HTTPException, match="has no trained model yet"):
         model.network()
-    with pytest.raises(HTTPException, match="starts from no weights"):
+    with pytest.raises(HTTPException, match="has no weights to start from"):
         model.sam_network()
 
 

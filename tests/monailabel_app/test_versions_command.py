@@ -40,7 +40,7 @@ def test_what_is_not_there_is_said(bundle, tmp_path, capsys):
     assert main([str(bundle), "--serve", "model_v7.pt"]) == 1
     assert "only published, model_v1.pt, model_v2.pt" in capsys.readouterr().err
     assert main([str(tmp_path / "none")]) == 1
-    assert "is no bundle" in capsys.readouterr().err
+    assert "is not a bundle" in capsys.readouterr().err
 
 
 def test_who_answers_prompts_is_said(bundle, capsys):

@@ -132,7 +132,7 @@ def test_what_is_trained(encoder, size, blocks, depth):
 @pytest.mark.parametrize("options", [{"checkpointing": "blocks"}, {"checkpointing": "least"}, {"offload": True}])
 def test_saving_memory_changes_no_gradient(encoder, size, blocks, depth, options):
     if depth is not None and options.get("checkpointing") == "least":
-        with pytest.raises(ValueError, match="one image at a time: choose blocks"):
+        with pytest.raises(ValueError, match="one image at a time: set checkpointing='blocks'"):
             build(encoder, size, depth, **options)
         return
     found = []

@@ -112,9 +112,9 @@ def test_what_was_trained_is_saved_and_served(tmp_path, method):
 
 
 @pytest.mark.parametrize(("trained", "wanted", "words"), [
-    (2, 4, "of 2 channels .*, the network takes 4"),
-    (1, 2, "of 1 or 3 channels .*, the network takes 2"),
-    (4, 3, "of 4 channels .*, the network takes 1 or 3"),
+    (2, 4, "of 2 channels .*, but the network takes 4"),
+    (1, 2, "of 1 or 3 channels .*, but the network takes 2"),
+    (4, 3, "of 4 channels .*, but the network takes 1 or 3"),
 ])  # fmt: skip
 def test_a_checkpoint_of_another_number_says_so(tmp_path, trained, wanted, words):
     torch.save(_network(trained).state_dict(), tmp_path / "model.pt")

@@ -84,7 +84,7 @@ def test_the_trained_network_goes_before_its_average_and_equals_are_refused(stat
     other = {key: value + 1 for key, value in state.items()}
     assert loads(saved(tmp_path / "a.pt", {"ema": other, "model": state}), state)
     assert loads(saved(tmp_path / "b.pt", {**prefixed(other, "teacher."), **prefixed(state, "student.")}), state)
-    with pytest.raises(ValueError, match=r"c\.pt holds several networks .* 'first' and 'second': save the one"):
+    with pytest.raises(ValueError, match=r"c\.pt holds several networks .* 'first' and 'second': save only the one"):
         loads(saved(tmp_path / "c.pt", {"first": other, "second": state}), state)
     assert loads(saved(tmp_path / "d.pt", {"first": state, "second": dict(state)}), state)
 
@@ -147,16 +147,16 @@ def archive(path):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda path: path.write_bytes(POINTER), r"is a pointer of git-lfs, not the weights \(375 MB\).*git lfs pull"),
+        (lambda path: path.write_bytes(POINTER), r"is a git-lfs pointer, not the weights \(375 MB\).*git lfs pull"),
         (lambda path: path.write_bytes(b""), "it has 0 bytes"),
         (lambda path: path.write_bytes(b"\n<!DOCTYPE html><html>Log in"), "a web page was saved in its place"),
-        (lambda path: path.write_bytes(b"\x1f\x8b" + bytes(600)), "is an archive: unpack it"),
-        (archive, "is a zip archive without weights"),
+        (lambda path: path.write_bytes(b"\x1f\x8b" + bytes(600)), "is an archive. Unpack it"),
+        (archive, "is a zip archive, but not a PyTorch weights file"),
         (torchscript, r"is a TorchScript program.*model\.pt"),
-        (lambda path: path.write_bytes(b"no weights"), "it is damaged or no checkpoint"),
+        (lambda path: path.write_bytes(b"no weights"), "it is damaged, or it is not a checkpoint"),
         (
             lambda path: torch.save({"model": Own()}, path),
-            r"objects of Python besides tensors \(.*Own\).*state_dict\(\)",
+            r"Python objects besides tensors \(.*Own\).*state_dict\(\)",
         ),
         (lambda path: torch.save({"f": threading.Thread}, path), r"besides tensors \(threading\.Thread\)"),
         (

@@ -282,8 +282,8 @@ def test_a_checkpoint_holds_lora_and_loads_strictly(tmp_path):
             None,
             r"with LoRA .* has no LoRA: set network_def#lora#rank=4.*/samed\.json.*merge",
         ),
-        ({"rank": 4}, {"rank": 8}, r"the network with lora#rank=8,.*: set network_def#lora#rank=4, as"),
-        (None, {"rank": 4}, r"without LoRA, the network with lora#rank=4.*: leave out .*/samed\.json"),
+        ({"rank": 4}, {"rank": 8}, r"the network has lora#rank=8,.*: set network_def#lora#rank=4, as"),
+        (None, {"rank": 4}, r"without LoRA, but the network has lora#rank=4.*: leave out .*/samed\.json"),
         (
             {"rank": 4, "decoder": True},
             {"rank": 4},

@@ -101,5 +101,5 @@ def test_what_does_not_fit_is_said(samed):
         SamSegmenter("vit_test", 64, CLASSES, weights=path, lora={**options, "decoder": not options["decoder"]})
     with pytest.raises(ValueError, match="has 3 classes, the network has 5: set num_classes=3"):
         SamSegmenter("vit_test", 64, 5, weights=path, lora=options)
-    with pytest.raises(ValueError, match="'sam_vit_test' are of encoder vit_test, the network has vit_t"):
+    with pytest.raises(ValueError, match="'sam_vit_test' are of encoder vit_test, but the network has vit_t"):
         SamSegmenter("vit_t", 64, CLASSES, weights=path, lora=options)

@@ -295,7 +295,7 @@ def test_the_checkpoint_comes_back_whole():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mask_ratio": 0}, "mask_ratio=0: it is the hidden share"),
+        ({"mask_ratio": 0}, "mask_ratio=0: the hidden share"),
         ({"mask_ratio": 1}, "mask_ratio=1"),
         ({"emix_weight": -1}, "emix_weight=-1"),
         ({"shed_weight": -0.5}, "shed_weight=-0.5"),

@@ -132,12 +132,13 @@ def test_files_without_weights_are_named(tmp_path, content):
 
 def test_another_encoders_checkpoint_is_recognised(sam_file, tmp_path):
     with pytest.raises(
-        ValueError, match=r"small_sam\.pth does not fit: it seems to be of encoder vit_test, the network has vit_t: set"
+        ValueError,
+        match=r"small_sam\.pth does not fit: it seems to be of encoder vit_test, but the network has vit_t: set",
     ) as error:
         SamSegmenter("vit_t", image_size=64, weights=sam_file)
     assert "missing: image_encoder.patch_embed.0.conv.weight" in str(error.value)
     assert "unexpected: image_encoder.pos_embed" in str(error.value)
-    with pytest.raises(ValueError, match="it seems to be of encoder vit_t, the network has vit_test"):
+    with pytest.raises(ValueError, match="it seems to be of encoder vit_t, but the network has vit_test"):
         small(weights=weights_path("lite_medsam"))
 
 
@@ -153,7 +154,7 @@ def test_incomplete_and_foreign_checkpoints_are_named(sam, tmp_path):
 
 
 def test_published_weights_of_another_encoder_are_refused_before_any_download():
-    with pytest.raises(ValueError, match="'sam_vit_b' are of encoder vit_b, the network has vit_t"):
+    with pytest.raises(ValueError, match="'sam_vit_b' are of encoder vit_b, but the network has vit_t"):
         SamSegmenter("vit_t", image_size=64, weights="sam_vit_b")
 
 
@@ -359,15 +360,15 @@ def test_what_was_trained_needs_its_base(base, tmp_path, monkeypatch):
     content = trained_state(network)
     file, published = tmp_path / "model.pt", PUBLISHED["sam_vit_b"]
     torch.save(content, file)
-    with pytest.raises(ValueError, match="'sam_vit_b' are of encoder vit_test, the network has vit_t"):
+    with pytest.raises(ValueError, match="'sam_vit_b' are of encoder vit_test, but the network has vit_t"):
         SamSegmenter("vit_t", 64, 4, weights=file, lora={"rank": 4})
 
     monkeypatch.setitem(PUBLISHED, "sam_vit_b", replace(published, checksum="sha256:0"))
-    with pytest.raises(ValueError, match=rf"trained on sam_vit_b \({published.checksum}\), which is none of"):
+    with pytest.raises(ValueError, match=rf"the weights sam_vit_b \({published.checksum}\)\. They must be one of"):
         load_weights(network, file)
     monkeypatch.setitem(PUBLISHED, "sam_vit_b", published)
     torch.save(content | {"base": content["base"] | {"weights": "sam_vit_x"}}, file)
-    with pytest.raises(ValueError, match="trained on sam_vit_x .*which is none of: sam_vit_b"):
+    with pytest.raises(ValueError, match="the weights sam_vit_x .*They must be one of: sam_vit_b"):
         load_weights(network, file)
 
     torch.save(content, file)
@@ -380,7 +381,7 @@ def test_what_was_trained_needs_its_base(base, tmp_path, monkeypatch):
 
 
 def test_a_network_that_lies_on_nothing_published_says_so(sam_file):
-    with pytest.raises(ValueError, match=r"starts from no published weights: choose one of sam_vit_b"):
+    with pytest.raises(ValueError, match=r"did not start from published weights: choose one of sam_vit_b"):
         trained_state(small(weights=sam_file))
 
 

@@ -135,7 +135,7 @@ def test_values_that_an_index_does_not_know_are_wrong():
     cases = [{"image": f"{n}.nii", "label": f"{n}_seg.nii"} for n in range(2)]
     found = find(cases, [seen((1, 2)), seen((1, 7))], {"organ": 1, "tumour": 2})
     assert [row.file for row in found.wrong] == ["1_seg.nii"]
-    assert "values 7 are none of the classes' (1, 2)" in found.wrong[0].wrong
+    assert "values 7 belong to no class; the classes have 1, 2" in found.wrong[0].wrong
 
 
 def test_values_that_a_user_does_not_name_are_background():
@@ -177,7 +177,7 @@ def test_wrong_files_are_named_with_their_cause_and_the_rest_is_used(volumes, tm
     assert (found.cases, found.listed) == (4, 6)
     wrong = {row.file: row.wrong for row in found.wrong}
     assert set(wrong) == {str(cut), str(folder / "labelsTr" / "ct_3.nii.gz")}
-    assert "label of shape (5, 5, 5)" in wrong[str(folder / "labelsTr" / "ct_3.nii.gz")]
+    assert "the label has shape (5, 5, 5)" in wrong[str(folder / "labelsTr" / "ct_3.nii.gz")]
     assert [n for n, _ in looked.usable] == [0, 2, 4, 5]
 
 
@@ -241,7 +241,7 @@ def test_slices_that_are_not_labelled_are_no_class(volumes, tmp_path):
     (panel,) = panels_of(looked.usable[0][1], 0, [1, 2], None, ["image"])
     assert set(panel.masks) == {1, 2} and "slice 3 of 12" in panel.title, "the fullest of those that are labelled"
     assert [one.name for one in looked.findings.classes] == ["first box", "second box"]
-    assert any("In 2 of 6 labels 255 is taken for 'not labelled'" in note for note in looked.notes)
+    assert any("In 2 of 6 labels 255 is taken as 'not labelled'" in note for note in looked.notes)
     assert not looked.findings.wrong
 
 

@@ -211,7 +211,7 @@ series("rows and columns not at right angles", "right angles",
        edit=setting(ImageOrientationPatient=[1, 0, 0, 0.2, 1, 0]))  # fmt: skip
 series("RescaleSlope 0", "RescaleSlope is 0", edit=setting(RescaleSlope="0"))
 series("no Rows", "has no Rows", edit=setting(range(5, 6), Rows=None))
-series("float pixels", "FloatPixelData; whole numbers", edit=lambda image, k: (
+series("float pixels", "FloatPixelData; only whole numbers", edit=lambda image, k: (
     image.add_new("FloatPixelData", "OF", b"\0" * 7680), image.pop("PixelData")))  # fmt: skip
 series("slices in colour", "in colour", edit=lambda image, k: make.set_pixels(
     image, np.zeros((40, 48, 3), np.uint8), "RGB"))  # fmt: skip
@@ -251,7 +251,7 @@ series("a scout of another series", then=write_scout)
 series("a scout of another series that does not say so", then=lambda folder: write_scout(folder, "", "AXIAL"))
 series("a sagittal scout beside coronal slices", axes=make.CORONAL,
        then=lambda folder: write_scout(folder, uid_of(folder), axes=make.SAGITTAL))  # fmt: skip
-series("two series in a folder", r"holds 2 series, name one as .*CT, axial.*MR, coronal",
+series("two series in a folder", r"holds 2 series; give one of them, such as .*CT, axial.*MR, coronal",
        then=lambda folder: make.write_series(folder, modality="MR", axes=make.CORONAL, prefix="MR"))  # fmt: skip
 series("a slice that is cut off", r"IM0004\.dcm: holds \d+ bytes", then=lambda f: make.cut(f / "IM0004.dcm", 0.7))
 series("a slice cut off in its header", r"IM0004\.dcm: ", then=lambda folder: make.cut(folder / "IM0004.dcm", 0.1))
@@ -275,7 +275,7 @@ def wrong_uid(folder: Path) -> Path:
     return folder / "1.2.3.4"
 
 
-@other("patient/study/series", "DICOM lies in its sub-folders, name one: study/series")
+@other("patient/study/series", "DICOM files are in its sub-folders, give one: study/series")
 def nested(folder: Path) -> Path:
     make.write_series(folder / "study" / "series")
     return folder
@@ -292,7 +292,7 @@ def seg(folder: Path) -> Path:
     return write_seg(folder / "seg.dcm")
 
 
-@other("a DICOMDIR as image", "DICOMDIR only lists")
+@other("a DICOMDIR as image", "DICOMDIR, which only lists")
 def dicomdir(folder: Path) -> Path:
     beside(folder)
     return folder / "DICOMDIR"
@@ -341,7 +341,7 @@ def enhanced_cut(folder: Path) -> Path:
     return folder / "a.dcm"
 
 
-@other("two enhanced files in a series", "2 multi-frame images .* name one file")
+@other("two enhanced files in a series", "2 multi-frame images .* give one file")
 def two_enhanced(folder: Path) -> Path:
     for name in "ab":
         edit = setting(SeriesInstanceUID="1.2.3")
@@ -382,14 +382,14 @@ def xray_folder(folder: Path) -> Path:
     return folder
 
 
-@other("two X-rays in a series", r"holds 2 images, name one as .*a\.dcm", pixels=64)
+@other("two X-rays in a series", r"holds 2 images; give one of them, such as .*a\.dcm", pixels=64)
 def two_xrays(folder: Path) -> Path:
     for name in "ab":
         make.write_picture(folder / f"{name}.dcm", make.xray_pixels(), uid="1.2.3")
     return folder
 
 
-@other("ultrasound film", "20 frames that have no positions")
+@other("ultrasound film", "20 frames without positions")
 def film(folder: Path) -> Path:
     edit = setting(NumberOfFrames=20, PixelData=b"\1" * 48 * 40 * 2 * 20)
     return make.write_picture(folder / "a.dcm", make.xray_pixels(), modality="US", edit=edit)

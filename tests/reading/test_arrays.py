@@ -80,8 +80,8 @@ _IMAGE = np.zeros((4, 5, 6), np.uint8)
         ({"pixels": _IMAGE}, False, "no array 'imgs' or 'image'"),
         ({"image": _IMAGE}, True, "no array 'label'"),
         ({"imgs": _IMAGE, "label": _IMAGE}, True, "no array 'gts'"),
-        ({"image": _IMAGE, "label": _IMAGE[:3]}, False, r"label of shape \(3, 5, 6\)"),
-        ({"image": np.zeros((2, 4, 5, 6))}, False, r"image of shape \(2, 4, 5, 6\)"),
+        ({"image": _IMAGE, "label": _IMAGE[:3]}, False, r"label has the shape \(3, 5, 6\)"),
+        ({"image": np.zeros((2, 4, 5, 6))}, False, r"image has the shape \(2, 4, 5, 6\)"),
         ({"image": np.zeros((0, 5, 6))}, False, "at least one voxel"),
         ({"imgs": _IMAGE, "spacing": np.array([1, np.nan, 1])}, False, "spacing"),
         ({"imgs": _IMAGE, "spacing": np.array([1, 2])}, False, "spacing"),
@@ -103,7 +103,7 @@ def test_truncated_files_are_named(tmp_path, suffix, part):
     with pytest.raises(ReadingError, match=rf"^{path}: "):
         open_image(path).load()
     path.write_text("no array\n" * 100)
-    with pytest.raises(ReadingError, match=rf"^{path}: of another format"):
+    with pytest.raises(ReadingError, match=rf"^{path}: its format is not the one"):
         open_image(path)
     with pytest.raises(FileNotFoundError, match="gone"):
         open_image(tmp_path / f"gone{suffix}")
@@ -111,7 +111,7 @@ def test_truncated_files_are_named(tmp_path, suffix, part):
 
 def test_nothing_is_unpickled(tmp_path):
     np.savez(tmp_path / "case.npz", imgs=np.array([{"a": 1}]))
-    with pytest.raises(ReadingError, match="holds other than arrays of numbers"):
+    with pytest.raises(ReadingError, match="holds something other than arrays of numbers"):
         open_image(tmp_path / "case.npz")
 
 

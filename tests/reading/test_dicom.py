@@ -294,7 +294,7 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     text = "\n".join(series.notices)
     for name in ("DICOMDIR", "Segmentation", "Basic Text SR", "Key Object", "Softcopy", "RT Structure", "PDF", "scout"):
         assert name in text
-    assert "readme.txt" in text or "more: left out, no DICOM" in text
+    assert "readme.txt" in text or "more: left out (no DICOM" in text
     assert series.path == tmp_path and len(series.files) == 20 and series.plane == "axial"
 
 

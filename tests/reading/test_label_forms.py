@@ -140,7 +140,7 @@ def test_where_classes_overlap_the_later_one_is_taken_with_a_notice(tmp_path, ca
         np.testing.assert_array_equal(open_label(value, NAMES).load(), truth)
     (record,) = caplog.records
     assert str(tmp_path) in record.getMessage()
-    assert f"{core.sum()} voxels are whole and core as well; they are taken for core" in record.getMessage()
+    assert f"{core.sum()} voxels belong to both whole and core; they are counted as core" in record.getMessage()
 
 
 def test_of_probabilities_the_largest_is_taken(tmp_path):
@@ -164,19 +164,19 @@ _GRID = Grid((4, 4, 2), np.eye(4))
 @pytest.mark.parametrize(
     ("value", "names", "words"),
     [
-        (lambda f: _nii(f, np.zeros((4, 4, 2, 5), np.uint8)), NAMES, "label of 5 channels.*3 channels.*or 2"),
-        (lambda f: _nii(f, np.zeros((4, 4, 2, 2), np.uint8)), None, "label of 2 channels.*class_names"),
+        (lambda f: _nii(f, np.zeros((4, 4, 2, 5), np.uint8)), NAMES, "label has 5 channels.*3 channels.*or 2"),
+        (lambda f: _nii(f, np.zeros((4, 4, 2, 2), np.uint8)), None, "label has 2 channels.*class_names"),
         (lambda f: _nii(f, np.full((4, 4, 2, 3), 2, np.uint8)), NAMES, "values from 2 to 2"),
         (lambda f: _nii(f, np.full((4, 4, 2, 3), np.nan)), NAMES, "values from nan"),
         (lambda f: _nii(f, np.full((4, 4, 2, 3), -0.5)), NAMES, "values from -0.5"),
         (lambda f: _nii(f, np.arange(96, dtype=np.uint8).reshape(4, 4, 2, 3) * 2 + 65), NAMES, "values from 65 to 255"),
         (lambda f: {"whole": _nii(f, np.zeros((4, 4, 2), np.uint8))}, None, "class_names"),
         (lambda f: {"whole": _nii(f, np.full((4, 4, 2), 3.5))}, NAMES, "such as 3.5"),
-        (lambda f: {"whole": _nii(f, np.zeros((4, 4, 2, 2), np.uint8))}, NAMES, "2 channels; expected the mask"),
+        (lambda f: {"whole": _nii(f, np.zeros((4, 4, 2, 2), np.uint8))}, NAMES, "2 channels; expected 1, the mask"),
         (
             lambda f: {"whole": _nii(f, np.eye(4)[..., None]), "core": _nii(f, np.eye(5)[..., None], name="b.nii")},
             NAMES,
-            r"b.nii: its shape is \(5, 5, 1\), that of .*label.nii",
+            r"b.nii: its shape is \(5, 5, 1\), but .*label.nii of the same label",
         ),
         (
             lambda f: {
@@ -261,11 +261,11 @@ def test_contours_through_centres_of_voxels_take_these_in(tmp_path):
 @pytest.mark.parametrize(
     ("contour", "words"),
     [
-        (_circle(3, (5, 5), 1.4, np.eye(4)), "0.40 voxels off"),
-        (_circle(3, (5, 5), 7, np.eye(4)), "slice 7, outside"),
-        (_circle(3, (5, 5), -1, np.eye(4)), "slice -1, outside"),
-        (_circle(3, (5, 5), 1, np.eye(4)) @ oblique_affine((1, 1, 1), (0, 0, 0), False)[:3, :3], "voxels off"),
-        (np.array([[np.nan, 1, 1]]), "three a point|cannot be read"),
+        (_circle(3, (5, 5), 1.4, np.eye(4)), "0.40 voxels away"),
+        (_circle(3, (5, 5), 7, np.eye(4)), "slice 7, but the image has 3 slices"),
+        (_circle(3, (5, 5), -1, np.eye(4)), "slice -1, but the image has 3 slices"),
+        (_circle(3, (5, 5), 1, np.eye(4)) @ oblique_affine((1, 1, 1), (0, 0, 0), False)[:3, :3], "voxels away"),
+        (np.array([[np.nan, 1, 1]]), "3 for each point|cannot be read"),
     ],
 )
 def test_contours_of_another_series_are_refused(tmp_path, contour, words):
@@ -278,7 +278,7 @@ def test_what_structures_leave_out_is_said(tmp_path, caplog):
     circles = [_circle(3, (9, 9), k, np.eye(4)) for k in (0, 2, 4, 6)]
     found = _from_structures(tmp_path, {"whole": circles, "BODY": circles}, grid)
     assert found.any(axis=(0, 1)).tolist() == [True, False] * 3 + [True, False, False]
-    assert "every 2. slice only" in caplog.text
+    assert "only on every 2. slice" in caplog.text
     assert not _from_structures(tmp_path, {"whole": circles}, grid, kind="POINT").any()
     assert "enclose nothing (POINT)" in caplog.text
     strange = open_label(write_structures(tmp_path / "rt.dcm", {"BODY": circles}), NAMES, grid)
@@ -290,7 +290,7 @@ def test_structures_need_an_image_in_space(tmp_path):
     path = write_structures(tmp_path / "rt.dcm", {"whole": [_circle(3, (9, 9), 0, np.eye(4))]})
     with pytest.raises(ReadingError, match="give the case's image"):
         open_label(path, NAMES)
-    with pytest.raises(ReadingError, match="no place"):
+    with pytest.raises(ReadingError, match="its image has none"):
         open_label(path, NAMES, Grid((20, 20), np.eye(4), placed=False)).load()
 
 

@@ -37,7 +37,7 @@ def test_one_bit_masks_are_class_numbers():
         (1.002, "such as 1.002"),
         (np.nan, "NaN or infinite"),
         (np.inf, "NaN or infinite"),
-        (1e12, "values from 0 to 1e"),
+        (1e12, "values go from 0 to 1e"),
         (1j, "type complex128"),
     ],
 )
@@ -50,7 +50,7 @@ def test_what_is_no_class_number_is_refused_by_file(value, message):
 def test_white_is_taken_for_one_where_there_is_one_class(white):
     numbers, notices = class_numbers(np.array([[0, white]], dtype=np.uint16), 2, "a.png")
     assert numbers.tolist() == [[0, 1]]
-    assert notices == (f"a.png: values 0 and {white} are taken for 0 and 1.",)
+    assert notices == (f"a.png: values 0 and {white} are read as 0 and 1.",)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_white_is_taken_for_one_where_there_is_one_class(white):
     [
         ([0, 255], 3, "a.png", r"label values 255 .*3 classes.*MapLabelValued.*\[255\].*\[1\]"),
         ([0, 150, 200, 250], 4, "a.png", r'"orig_labels": \[150, 200, 250\], "target_labels": \[1, 2, 3\]'),
-        ([0, 1, 2, 3], 3, "a.nii", "3 values besides 0, the bundle 2 classes"),
-        ([0, 1, 255], 2, "a.png", "2 values besides 0, the bundle 1 classes"),
+        ([0, 1, 2, 3], 3, "a.nii", "3 values besides 0, but the bundle has 2 classes"),
+        ([0, 1, 255], 2, "a.png", "2 values besides 0, but the bundle has 1 classes"),
         ([-1, 0], 2, "a.nii", "negative"),
         ([0, 3, 250, 255], 2, "mask.JPG", "JPEG changes values.*PNG"),
         (list(range(200)), 2, "a.nii", "look like an image"),

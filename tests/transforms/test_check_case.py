@@ -48,21 +48,30 @@ def test_white_is_the_class_where_there_is_one(caplog):
     data = case(label_values=(0, 255))
     out = CheckCased(2)(data)
     assert torch.equal(out["label"], (data["label"] > 0).to(out["label"].dtype))
-    assert "label.nii.gz: values 0 and 255 are taken for 0 and 1" in caplog.text
+    assert "label.nii.gz: values 0 and 255 are read as 0 and 1" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_shape": (2, 6, 5, 4), "label_shape": (1, 6, 5, 4)}, r"image\.nii\.gz: a 4-D image with 2 volumes"),
-        ({"image_shape": (3, 6, 5, 4), "label_shape": (1, 6, 5, 4)}, r"image\.nii\.gz: a 4-D image with 3 volumes"),
-        ({"image_shape": (1, 6, 5, 4, 2)}, r"image\.nii\.gz: 4 spatial dimensions"),
-        ({"image_shape": (1, 6)}, r"image\.nii\.gz: 1 spatial dimensions"),
-        ({"image_shape": (2, 6, 5)}, r"image\.nii\.gz: 2 channels"),
-        ({"image_shape": (4, 6, 5)}, r"image\.nii\.gz: 4 channels"),
-        ({"label_shape": (1, 6, 5, 3)}, r"label\.nii\.gz: label of shape \(6, 5, 3\).*image\.nii\.gz.*\(6, 5, 4\)"),
-        ({"label_shape": (2, 6, 5, 4)}, r"label\.nii\.gz: label with 2 channels"),
-        ({"label_shape": (3, 6, 5, 4)}, r"label\.nii\.gz: label with 3 channels"),  # coloured: they differ
+        (
+            {"image_shape": (2, 6, 5, 4), "label_shape": (1, 6, 5, 4)},
+            r"image\.nii\.gz: it is a 4-D image with 2 volumes",
+        ),
+        (
+            {"image_shape": (3, 6, 5, 4), "label_shape": (1, 6, 5, 4)},
+            r"image\.nii\.gz: it is a 4-D image with 3 volumes",
+        ),
+        ({"image_shape": (1, 6, 5, 4, 2)}, r"image\.nii\.gz: it has 4 axes"),
+        ({"image_shape": (1, 6)}, r"image\.nii\.gz: it has 1 axes"),
+        ({"image_shape": (2, 6, 5)}, r"image\.nii\.gz: it has 2 channels"),
+        ({"image_shape": (4, 6, 5)}, r"image\.nii\.gz: it has 4 channels"),
+        (
+            {"label_shape": (1, 6, 5, 3)},
+            r"label\.nii\.gz: the label has shape \(6, 5, 3\).*image\.nii\.gz.*\(6, 5, 4\)",
+        ),
+        ({"label_shape": (2, 6, 5, 4)}, r"label\.nii\.gz: the label has 2 channels"),
+        ({"label_shape": (3, 6, 5, 4)}, r"label\.nii\.gz: the label has 3 channels"),  # coloured: they differ
         ({"label_values": (0, 3)}, r"label\.nii\.gz: label values 3 are.*3 classes \(0 = background to 2\)"),
         ({"label_values": (0, 255)}, r"label\.nii\.gz: label values 255 are"),
         ({"label_values": (-1, 1)}, r"label\.nii\.gz: label values -1 are.*negative"),

@@ -304,7 +304,7 @@ def test_other_planes_are_refused():
 
 def test_a_bundle_of_2d_images_refuses_volumes():
     transform = OrientSlicesd("image", plane=None)
-    with pytest.raises(ValueError, match=r"image\.nii\.gz: a volume of shape \(2, 3, 4\); expected a 2-D image"):
+    with pytest.raises(ValueError, match=r"image\.nii\.gz: it is a volume of shape \(2, 3, 4\); expected a 2-D image"):
         transform({"image": meta_tensor(np.zeros((2, 3, 4)), np.eye(4))})
     assert transform({"image": meta_tensor(np.zeros((2, 3)), np.eye(3))})["image"].shape == (1, 3, 2)
     # rows to inferior, columns to left, as in a volume's coronal slices
@@ -324,8 +324,8 @@ def test_missing_key_is_an_error():
         ((2, 3, 4), rotated(np.ones((3, 3))), r"image\.nii\.gz: its affine"),
         ((2, 3, 4), np.diag([np.nan, 1, 1, 1]), r"image\.nii\.gz: its affine"),
         ((2, 3), np.diag([1.0, 0, 1]), r"image\.nii\.gz: its affine"),
-        ((2, 3, 4, 5), np.eye(4), r"image\.nii\.gz: 4 axes \(2, 3, 4, 5\); expected"),
-        ((2,), np.eye(4), r"image\.nii\.gz: 1 axes"),
+        ((2, 3, 4, 5), np.eye(4), r"image\.nii\.gz: it has 4 axes \(2, 3, 4, 5\); expected"),
+        ((2,), np.eye(4), r"image\.nii\.gz: it has 1 axes"),
     ],
 )
 def test_images_that_cannot_be_turned_are_refused(shape, affine, message):

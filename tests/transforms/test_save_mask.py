@@ -213,7 +213,7 @@ def test_formats_that_are_not_written_are_refused(tmp_path):
         (random_mask() - 1.0, ".nii.gz", r"a\.nii\.gz: its mask has values"),
         (np.full((2, 3, 4), np.nan), ".nii.gz", r"a\.nii\.gz: its mask has values"),
         (random_mask().astype(np.int64) + 254, ".nii.gz", r"a\.nii\.gz: its mask has values"),
-        (random_mask((2, 3, 4, 5)), ".nii.gz", r"a\.nii\.gz: a mask of shape \(1, 2, 3, 4, 5\)"),
+        (random_mask((2, 3, 4, 5)), ".nii.gz", r"a\.nii\.gz: its mask has the shape \(1, 2, 3, 4, 5\)"),
     ],
 )
 def test_what_is_no_mask_is_refused(values, extension, message, tmp_path):

@@ -111,17 +111,21 @@ def rename(key, new):
 FAULTS = [
     (without("LICENSE"), "files", "LICENSE is missing"),
     (without("docs/README.md"), "files", "README.md is missing"),
-    (text("LICENSE", "Apache\n"), "licences", "no text of a licence"),
+    (text("LICENSE", "Apache\n"), "licences", "does not hold a licence"),
     (without("docs/data_license.txt"), "licences", "data_license.txt is missing"),
     (text("docs/data_license.txt", "Licence: TODO\n"), "licences", "'TODO'"),
     (large(hash_val="0" * 64), "large files", "damaged"),
     (large(hash_val=""), "large files", "hash_val is missing"),
-    (large(hash_val="0" * 32), "large files", "no sha256"),
-    (large(path="../x.pt"), "large files", "outside the bundle"),
+    (large(hash_val="0" * 32), "large files", "not a sha256"),
+    (large(path="../x.pt"), "large files", "out of the bundle"),
     (large(path="models/other.pt", url="FILL-IN/models/other.pt"), "large files", "give the address"),
     (metadata(lambda m: m.pop("copyright")), "metadata: MONAI's schema", "'copyright' is a required property"),
     (metadata(lambda m: m.update(authors=3)), "metadata: MONAI's schema", "authors: 3 is not of type"),
-    (metadata(lambda m: m.update(version="0.9.0")), "metadata: version and changelog", "no entry '0.9.0'"),
+    (
+        metadata(lambda m: m.update(version="0.9.0")),
+        "metadata: version and changelog",
+        "no entry for its version '0.9.0'",
+    ),
     (metadata(lambda m: m.update(version="one")), "metadata: version and changelog", "three numbers"),
     (metadata(lambda m: m["required_packages_version"].pop("medsaga")), "metadata: required packages", "lacks medsaga"),
     (metadata(lambda m: m["required_packages_version"].update({"a b": "1"})), "metadata: required packages", "'a b'"),
@@ -135,7 +139,7 @@ FAULTS = [
     (
         config("inference", lambda c: c["preprocessing"]["transforms"][0].update(_target_="medsaga.transforms.Raed")),
         "configs: classes",
-        "'medsaga.transforms.Raed' is not there",
+        "'medsaga.transforms.Raed' does not exist",
     ),
     (config("inference", lambda c: c["inferer"].update(batchsize=1)), "configs: classes", "no argument batchsize"),
     (config("inference", rename("evaluator", "tester")), "configs: keys of MONAI", "evaluator is missing"),
@@ -258,7 +262,7 @@ def test_a_zip_file_is_checked_as_what_is_handed_on(bundle, tmp_path):
     found = {f.check: f.state for f in verify_bundle(zipped(bundle, tmp_path / "x.zip"))}
     assert found["no names of patients"] == found["network: weights load"] == "ok"
     (tmp_path / "cut.zip").write_bytes((tmp_path / "x.zip").read_bytes()[:5000])
-    with pytest.raises(ValueError, match=r"cut\.zip is no zip file, or damaged"):
+    with pytest.raises(ValueError, match=r"cut\.zip is not a zip file, or is damaged"):
         verify_bundle(tmp_path / "cut.zip")
     with pytest.raises(ValueError, match=r"y\.zip holds no bundle"):
         verify_bundle(zipped(bundle / "docs", tmp_path / "y.zip"))

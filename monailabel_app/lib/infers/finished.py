@@ -196,9 +196,9 @@ class FinishedObjects:
             values = whole_numbers(open_image(path, label=True).load(), path)
             numbers = _solid(class_numbers(values, max(self.labels.values()) + 1, path)[0])
             if numbers.shape != (*shape, 1)[:3]:
-                raise ReadingError(f"{path}: its shape is {numbers.shape}, its image's {shape}")
+                raise ReadingError(f"{path}: its shape is {numbers.shape}, but its image has {shape}")
         except (ReadingError, OSError) as err:
-            logger.warning("A final label protects nothing: %s", err)
+            logger.warning("A final label cannot be used, so its objects are not protected: %s", err)
             return {}
         present = np.unique(numbers)
         return {name: Region(numbers == number) for name, number in self.labels.items() if number in present}

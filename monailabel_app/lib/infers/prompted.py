@@ -118,7 +118,9 @@ class PromptedTask(InferTask):
                 raise HTTPException(422, f"{self.model.name}_prompt: {err}") from err
             except torch.OutOfMemoryError as err:
                 self.model.free_memory()
-                raise HTTPException(503, "The GPU has no memory left: wait until others are done, or use cpu.") from err
+                raise HTTPException(
+                    503, "The GPU has no memory left: wait until others are done, or choose cpu."
+                ) from err
         segmented = time.time()
         invert = Invertd("pred", self.model.preprocessing(plane), orig_keys="image", nearest_interp=True)
         restored = invert({"pred": MetaTensor(mask[None]), "image": image})["pred"]
@@ -159,8 +161,8 @@ def _refuse_inside(others: Mapping[str, Region], prompts: Mapping[int, SliceProm
                 at = f"{low}" if low == high else f"{low} to {high}"
                 raise HTTPException(
                     422,
-                    f"{what}, {at}, lies in {name}, which is finished. Take it away there first, by negative points "
-                    f"for {name}, or set replace (one of the model's options) to overwrite {name}.",
+                    f"{what}, {at}, lies in {name}, which is finished. First remove {name} there by negative points "
+                    f"for it, or set replace (one of the model's options) to overwrite {name}.",
                 )
 
 

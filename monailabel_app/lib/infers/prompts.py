@@ -95,17 +95,20 @@ def slice_prompts(request: dict[str, Any], image: MetaTensor) -> dict[int, Slice
 
     inside, outside, boxes = defaultdict(list), defaultdict(list), {}
     for found, name in ((inside, "foreground"), (outside, "background")):
-        points = voxels(request.get(name) or [], f"{name} must be a list of points of {rank} voxel numbers")
+        points = voxels(request.get(name) or [], f"{name} must be a list of points, each of {rank} voxel indices")
         lines = [
             scribble["points"] for scribble in request.get("scribbles") or [] if scribble["inside"] == (found is inside)
         ]
-        along = [_along(voxels(line, f"scribbles must have points of {rank} voxel numbers")) for line in lines]
+        along = [_along(voxels(line, f"scribbles must have points, each of {rank} voxel indices")) for line in lines]
         for voxel in placing.in_image(np.concatenate([points, *along])):
             found[round(voxel[2]) if rank == 3 else 0].append((voxel[0], voxel[1]))
     numbers = np.ravel(request.get("roi") or []).tolist()
     for start in range(0, len(numbers), 6):
         ends = list(zip(*[iter(numbers[start : start + 6])] * 2))  # by axis
-        corners = voxels(list(zip(*ends)) or [()], f"roi must be {2 * rank} numbers a box, first and last by axis")
+        corners = voxels(
+            list(zip(*ends)) or [()],
+            f"roi must have {2 * rank} numbers for each box: first and last voxel of each axis",
+        )
         corners = placing.in_image(corners)
         limit = np.array(image.shape[1:]) - 1
         low, high = corners.min(axis=0).clip(0, limit), corners.max(axis=0).clip(0, limit)

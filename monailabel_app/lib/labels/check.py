@@ -59,7 +59,7 @@ def check_label(
     """
     fitting = fitting_models(models, image)
     if not fitting:
-        raise HTTPException(422, f"{name}: no served model works on {image.rank}-D images, as its image is.")
+        raise HTTPException(422, f"{name}: its image is {image.rank}-D, but no served model works on such images.")
     _check_slices(info.get("labelled_slices"), image, name)
     raw, as_is = read_label(Path(label_path), image, name)
     counts = counts_by_value(raw, name)
@@ -106,7 +106,7 @@ def counts_by_value(values: np.ndarray, name: str) -> dict[int, int]:
     """
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > np.iinfo(np.uint16).max:
-        raise HTTPException(422, f"{name}: values from {low} to {high}; class numbers are 0 to 255.")
+        raise HTTPException(422, f"{name}: its values go from {low} to {high}; class numbers are 0 to 255.")
     counts = np.zeros(high + 1, dtype=np.int64)
     for index in range(values.shape[-1]):
         counts += np.bincount(values[..., index].ravel().astype(np.uint16), minlength=high + 1)

@@ -36,21 +36,21 @@ def read_label(path: Path, image: Grid, name: str) -> tuple[np.ndarray, bool]:
         if values.size != np.prod(image.shape):
             raise HTTPException(
                 422,
-                f"{name}: {values.size} bytes, but its image has the shape {image.shape}, {int(np.prod(image.shape))} "
-                "voxels; expected one byte for each.",
+                f"{name}: it has {values.size} bytes, but its image has the shape {image.shape}, "
+                f"{int(np.prod(image.shape))} voxels; expected one byte for each.",
             )
         return values.reshape(image.shape, order="F"), False
     with refusing(path, name):
         label = open_image(path, label=True)
         if label.grid.channels != 1:
             raise HTTPException(
-                422, f"{name}: {label.grid.channels} channels; expected one class number for each voxel."
+                422, f"{name}: it has {label.grid.channels} channels; expected one class number for each voxel."
             )
         turn = _turn(label.grid, image)
         grid = label.grid if turn is None else _turned(label.grid, turn)
         if grid.rank != image.rank or grid.shape[: grid.rank] != image.shape[: image.rank]:
             raise HTTPException(
-                422, f"{name}: it has the shape {grid.shape}, its image {image.shape}; they must be equal."
+                422, f"{name}: it has the shape {grid.shape}, but its image {image.shape}; they must be equal."
             )
         apart = image.voxels_apart(grid)
         if not apart <= 0.5:

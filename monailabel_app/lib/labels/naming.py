@@ -117,11 +117,11 @@ def named_values(present: Sequence[int], info: Mapping[str, Any], what: str) -> 
         pairs = [(v, name) for name, v in ((sent.params and sent.params.label_names) or {}).items()]
     named = dict(pairs)
     if len(named) < len(pairs):
-        raise HTTPException(422, f"{what}: label_info gives one value to several segments; give each its own.")
+        raise HTTPException(422, f"{what}: label_info gives several segments the same value; give each its own.")
     unnamed = [v for v in present if v not in named]
     if named and unnamed:
         names = ", ".join(named.values())[:500]
-        raise HTTPException(422, f"{what}: its values {unnamed[:8]} have no name; named are {names} (label_info).")
+        raise HTTPException(422, f"{what}: its values {unnamed[:8]} have no name; label_info names only {names}.")
     return named
 
 
@@ -186,8 +186,8 @@ def _by_number(present: Sequence[int], models: Mapping[str, ServedModel], what: 
         choices = "; ".join(f"{', '.join(names.values())} of {key}" for key, names in classes.items())
         raise HTTPException(
             422,
-            f"{what}: its values {present[:8]} could be {choices}. Name the values in label_info, or say whose classes "
-            "they are by model in params.",
+            f"{what}: its values {present[:8]} could be {choices}. Name the values in label_info, or say by model in "
+            "params whose classes they are.",
         )
     return _of_the_first(mappings, models, notices[next(iter(mappings))])
 

@@ -47,7 +47,9 @@ def compare_labels(
     spacing = open_image(label).grid.spacing
     files = [_class_numbers(path, classes) for path in (proposal, label)]
     if files[0].shape != files[1].shape:
-        raise ValueError(f"{proposal} has the shape {files[0].shape}, {label} {files[1].shape}; they must be equal.")
+        raise ValueError(
+            f"{proposal} has the shape {files[0].shape}, but {label} {files[1].shape}; they must be equal."
+        )
     if slices is not None:
         others = np.setdiff1d(np.arange(files[0].shape[-1]), slices)
         for values in files:

@@ -30,7 +30,7 @@ class _ProposalScore(ScoringMethod):
     text: str
 
     def __init__(self, models: Mapping[str, ServedModel]) -> None:
-        super().__init__(f"{self.text} by class of the model's proposal and the submitted label")
+        super().__init__(f"{self.text} of each class, between the model's proposal and the submitted label")
         self.models = models
 
     def __call__(self, request: dict[str, Any], datastore: FolderStore) -> dict[str, dict[str, float | None]]:

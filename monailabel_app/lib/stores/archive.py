@@ -101,7 +101,7 @@ class _CheckedInstances:
 
 def _check_instance(uid: str) -> None:
     if not is_uid(uid):
-        raise HTTPException(422, f"The series has an instance {uid[:100]!a}, which is no DICOM UID")
+        raise HTTPException(422, f"The series has an instance {uid[:100]!a}; that is not a DICOM UID")
 
 
 class Archive:
@@ -188,13 +188,13 @@ class Archive:
         try:
             dicom_web_download_series(study, series, str(folder), checked, self._fetch_by_frame)
         except requests.RequestException as e:
-            raise HTTPException(502, f"The DICOM store at {self._client.base_url} does not deliver: {e}") from e
+            raise HTTPException(502, f"The DICOM store at {self._client.base_url} does not send the series: {e}") from e
 
     def store(self, instance: pydicom.Dataset) -> None:
         """Send a new instance; listings are asked for anew."""
         answer = self._ask("store_instances", [instance])
         if answer.get("FailedSOPSequence"):
-            raise HTTPException(502, f"The DICOM store does not take the segmentation: {answer.FailedSOPSequence}")
+            raise HTTPException(502, f"The DICOM store refuses the segmentation: {answer.FailedSOPSequence}")
         self.forget_listings()
 
     def forget_listings(self) -> None:
@@ -209,10 +209,14 @@ class Archive:
                 seg = _parsed_seg(study, series, instances[0])
                 known = seg and known_segments(seg.segments, self._models)[1]
             except Exception as err:  # pydicom fails in many ways on what a store may have been sent
-                logger.warning("SEG %s cannot be read and is no label of this app (%s)", series, err)
+                logger.warning("SEG %s cannot be read, so it is not used as a label (%s)", series, err)
                 seg, known = None, ()
             if seg and not known:
-                logger.info("SEG %s is no label of this app (segments: %s)", series, ", ".join(seg.segments) or "none")
+                logger.info(
+                    "SEG %s is not used as a label: no model has its segments (%s)",
+                    series,
+                    ", ".join(seg.segments) or "none",
+                )
             self._segs[series] = seg if known else None
         return self._segs[series]
 
@@ -231,7 +235,9 @@ class Archive:
             series.update(new)
         found = [listed for item in series.values() if (listed := _listed(item)) is not None]
         if left_out := len(series) - len(found):
-            logger.warning("%d series of the DICOM store are left out: their UIDs are none", left_out)
+            logger.warning(
+                "%d series of the DICOM store are left out: they cannot be read, or their UIDs are not valid", left_out
+            )
         self._listings[key] = (time.monotonic(), found)
         return found
 
@@ -244,6 +250,6 @@ class Archive:
             hint = (
                 " Set MONAI_LABEL_DICOMWEB_USERNAME and MONAI_LABEL_DICOMWEB_PASSWORD." if status in (401, 403) else ""
             )
-            raise HTTPException(502, f"The DICOM store refuses ({method}: {e}).{hint}") from e
+            raise HTTPException(502, f"The DICOM store refuses a request ({method}: {e}).{hint}") from e
         except requests.RequestException as e:
             raise HTTPException(502, f"The DICOM store at {self._client.base_url} does not answer: {e}") from e

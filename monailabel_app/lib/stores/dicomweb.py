@@ -68,7 +68,7 @@ class DicomStore(FolderStore, DICOMWebDatastore):  # MONAI Label answers with SE
         convert_to_nifti: bool = True,
     ) -> None:
         if not convert_to_nifti:
-            raise ValueError("MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI must be true: the bundles read NIfTI")
+            raise ValueError("MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI must be true, because the bundles read NIfTI")
         self._client = client  # MONAI Label's class uses it
         self.archive = Archive(client, search_filter, models, fetch_by_frame)
         cache = Path(cache_path or Path.home() / ".cache" / "monailabel" / "dicom") / md5_digest(client.base_url)
@@ -100,7 +100,7 @@ class DicomStore(FolderStore, DICOMWebDatastore):  # MONAI Label answers with SE
             try:
                 pairs.append({"image": self.get_image_uri(image), "label": self.get_label_uri(image, _FINAL)})
             except HTTPException as e:  # one unreadable series must not keep the others from training
-                logger.warning("Not in the training data: series %s: %s", image, e.detail)
+                logger.warning("series %s is left out of the training data: %s", image, e.detail)
         return pairs
 
     # --- images -----------------------------------------------------------------------------------------------------
@@ -197,13 +197,13 @@ class DicomStore(FolderStore, DICOMWebDatastore):  # MONAI Label answers with SE
         grid = self._grid(seg.image)
         numbers, models = known_segments(seg.segments, fitting_models(self.models, grid))
         if not models:
-            raise HTTPException(422, f"Segmentation {seg.series}: its classes are of no model for {grid.rank}-D images")
+            raise HTTPException(422, f"Segmentation {seg.series}: no model for {grid.rank}-D images has its classes")
         with tempfile.TemporaryDirectory() as work:
             self.archive.download(seg.study, seg.series, Path(work))
             files = list(Path(work).iterdir())
             try:
                 if len(files) != 1:
-                    raise ValueError(f"it has {len(files)} instances, one is read")
+                    raise ValueError(f"it has {len(files)} instances; it must have one")
                 values = read_seg(pydicom.dcmread(files[0]), grid, numbers)
             except Exception as e:  # it may come from anywhere: pydicom fails in many ways on what is no SEG
                 raise HTTPException(422, f"Segmentation {seg.series} cannot be read: {e}") from e
@@ -265,10 +265,10 @@ class DicomStore(FolderStore, DICOMWebDatastore):  # MONAI Label answers with SE
         try:
             write_seg(label.values, label.grid, label.meaning.classes, files, path, creator, automatic)
         except (RuntimeError, ValueError) as e:
-            raise HTTPException(422, f"{what}: it cannot be a DICOM segmentation. {e}") from e
+            raise HTTPException(422, f"{what}: it cannot become a DICOM segmentation. {e}") from e
 
 
 def _check_uid(uid: str) -> None:
     """UIDs become file names, so nothing else may come through."""
     if not is_uid(uid):
-        raise HTTPException(400, f"{uid!r} is no DICOM UID; images are named by their Series Instance UID")
+        raise HTTPException(400, f"{uid!r} is not a DICOM UID; give the Series Instance UID of an image")

@@ -64,11 +64,11 @@ def read_info(info: Any) -> dict[str, Any]:
         ValueError: naming the field that could not be read back, and what would be right.
     """
     if not isinstance(info, Mapping):
-        raise ValueError(f"it is {type(info).__name__}; it must be an object of names and values")
+        raise ValueError(f"it is of type {type(info).__name__}; it must be an object of names and values")
     plain = plain_json(info, _DEEPEST)
     size = len(json.dumps(plain))
     if size > _MAX_BYTES:
-        raise ValueError(f"it takes {size} bytes as JSON; at most {_MAX_BYTES} are kept")
+        raise ValueError(f"it has {size} bytes as JSON; at most {_MAX_BYTES} can be kept")
     try:
         _Reserved.model_validate(plain)
     except ValidationError as err:

@@ -94,8 +94,8 @@ class Journal:
                 aside = self.private.aside(self.path.name)
                 os.replace(self.path, aside)
                 logger.error(
-                    "%s cannot be read (%s). It is kept as %s; images and labels are listed anew, without the notes "
-                    "about them.",
+                    "%s cannot be read (%s). It is kept as %s; images and labels are listed anew, but the notes about "
+                    "them are missing.",
                     self.path, str(err)[:300], aside,
                 )  # fmt: skip
                 return known
@@ -104,7 +104,7 @@ class Journal:
             if damaged:
                 aside = self.private.aside("json")
                 aside.write_text(json.dumps(damaged))
-                logger.error("%s: %s cannot be read; kept in %s.", self.path, ", ".join(damaged)[:2000], aside)
+                logger.error("%s: %s cannot be read; they are kept in %s.", self.path, ", ".join(damaged)[:2000], aside)
                 with self.recording(store):
                     pass
             return store
@@ -113,7 +113,7 @@ class Journal:
 def _parsed(content: Any, damaged: dict[str, Any]) -> LocalDatastoreModel:
     """The list, without what cannot be read, which goes to ``damaged``."""
     if not isinstance(content, dict) or not isinstance(content.get("objects", {}), dict):
-        raise ValueError("it must be an object with the entry objects")
+        raise ValueError("it must be an object with the key objects")
     store = LocalDatastoreModel.model_validate({**content, "objects": {}})
     for key, entry in content.get("objects", {}).items():
         entry = entry if isinstance(entry, dict) else {"image": entry}

@@ -30,12 +30,14 @@ def check_image(image_id: str, file: str, ext: str, extensions: Sequence[str]) -
     """
     known = [pattern.replace("*", "") for pattern in extensions]
     if ext not in known:
-        raise HTTPException(422, f"{image_id}: a file named {ext or 'without a suffix'}; expected {', '.join(known)}.")
+        raise HTTPException(
+            422, f"{image_id}: the suffix of its file is {ext or 'missing'}; expected {', '.join(known)}."
+        )
     size = os.path.getsize(file)
     if size > max_image_bytes():
         raise HTTPException(
             413,
-            f"{image_id}: {size / 1e9:.2f} GB, more than the {max_image_bytes() / 1e9:g} GB that this server takes "
+            f"{image_id}: it has {size / 1e9:.2f} GB, but this server takes at most {max_image_bytes() / 1e9:g} GB "
             "(MEDSAGA_MAX_IMAGE_GB). Put the file into the studies folder instead.",
         )
     with refusing(file, image_id):
@@ -49,6 +51,6 @@ def check_image(image_id: str, file: str, ext: str, extensions: Sequence[str]) -
     if grid.rank == 3 and grid.channels != 1:
         raise HTTPException(
             422,
-            f"{image_id}: a 4-D image with {grid.channels} volumes; expected one. Save the sequence to segment as a "
-            "file of its own, or put the file into the studies folder of a bundle that takes so many.",
+            f"{image_id}: it is a 4-D image with {grid.channels} volumes; expected one. Save the sequence to segment "
+            "as a file of its own, or put the file into the studies folder of a bundle that takes so many.",
         )

@@ -99,7 +99,7 @@ class ImageScores:
         try:
             network, device = self._network(kind, version)
         except HTTPException as err:
-            logger.warning("%s: no %s of images. %s", self.model.name, kind, err.detail)
+            logger.warning("%s: the %s of images cannot be computed. %s", self.model.name, kind, err.detail)
             self._unusable.add((kind, version))
             # with the trained weights where published ones cannot be had
             return self.compute(images, kind, datastore, give_up)

@@ -67,7 +67,7 @@ class ScoreStore:
             try:
                 content = json.loads(path.read_text()) if path.is_file() else {}
                 if not isinstance(content, dict):
-                    raise ValueError("no object in it")
+                    raise ValueError("it does not hold a JSON object")
             except (OSError, ValueError) as err:
                 logger.warning("%s cannot be read (%s); its scores are computed again.", path, err)
                 content = {}

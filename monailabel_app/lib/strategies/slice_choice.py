@@ -58,7 +58,7 @@ class SliceChoice:
             return {}
         number = _numbers(image)
         if number is None:
-            why = "the model's slices do not lie along the third axis of the file: label all of it"
+            why = "the model's slices do not lie along the third axis of the file, so label the whole volume"
             return {"slices": [], "slices_why": why}
         count, wanted = image.shape[-1], int(request["slices"])
         looked_at = evenly_spaced(count, _LOOKED_AT)

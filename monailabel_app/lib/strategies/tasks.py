@@ -74,7 +74,7 @@ class _HandOut(Strategy):
             except HTTPException as err:
                 if err.status_code != 422:
                     raise
-                logger.warning("%s is not handed out. %s", answer["id"], err.detail)
+                logger.warning("%s is left out of the choice of images. %s", answer["id"], err.detail)
                 self._unusable.add(answer["id"])
         return None
 
@@ -89,7 +89,7 @@ class _HandOut(Strategy):
         if now.free:
             return self.choose(now.free, now.held, request, datastore)
         if now.again:
-            why = "all have been handed out; this the longest ago"
+            why = "all images have been handed out, this one the longest ago"
             return {"id": now.again[0], "strategy_used": self.name, "why": why}
         return None
 
@@ -143,7 +143,7 @@ class _Choice:
         try:
             share = float(self.budget) / len(wanted)
         except (TypeError, ValueError) as err:
-            raise HTTPException(422, f"budget={self.budget!r} must be a number of seconds.") from err
+            raise HTTPException(422, f"budget={self.budget!r}: it must be a number of seconds.") from err
         for kind, images in wanted.items():
             deadline = time.monotonic() + share
             self.scores.compute(images, kind, self.datastore, lambda end=deadline: time.monotonic() >= end)
@@ -264,7 +264,9 @@ def build_strategies(models: Mapping[str, ServedModel], private: Private) -> dic
         RandomStrategy("random", "Random image"),
         FirstStrategy("first", "First image by name"),
         UncertaintyStrategy("entropy", "Image whose segmentation has the highest entropy", background),
-        UncertaintyStrategy("disagreement", "Image segmented differently when it is altered a little", background),
+        UncertaintyStrategy(
+            "disagreement", "Image whose segmentation changes most when it is altered a little", background
+        ),
         EmbeddingStrategy("diversity", "Image most unlike the labelled ones", background, k_centre),
         EmbeddingStrategy("representative", "Image that is like many unlabelled ones", background, k_medoids),
         MixedStrategy(

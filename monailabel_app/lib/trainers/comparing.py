@@ -115,8 +115,8 @@ def verdict(score: float | None, served_score: float | None) -> tuple[bool, str]
     """Whether new weights take the place of served ones, and why."""
     if score is None or served_score is None:
         return False, (
-            "kept but not served: no label was left to compare it with the served model, one that shows a class and "
-            "that neither has learnt from; submit another one"
+            "kept but not served: there is no label to compare it with the served model. It must show a class, and "
+            "neither model may have learnt from it; submit another label"
         )
     compared = f"Dice {score:.3f} against {served_score:.3f} of the served model on held-back labels"
     return (True, f"served: {compared}") if score >= served_score else (False, f"kept but not served: {compared}")

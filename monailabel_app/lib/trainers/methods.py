@@ -29,11 +29,11 @@ def methods_to_train(method: str, held_back: Sequence[str], unlabelled: Sequence
         ValueError: images without a label are asked for, and there is none.
     """
     if method == WITH_UNLABELLED and not unlabelled:
-        raise ValueError("method 'with unlabelled': every image has a label, so there is none to learn from without.")
+        raise ValueError("method 'with unlabelled': every image has a label, but this method needs images without one.")
     if method != CHOOSE:
         return [method]
     if not held_back:
-        logger.warning("No label is held back to compare methods by, as there are few: %s is taken.", SERVED_METHODS[0])
+        logger.warning("There are too few labels to hold any back and compare methods: %s is used.", SERVED_METHODS[0])
         return SERVED_METHODS[:1]
     return [name for name in SERVED_METHODS if name != WITH_UNLABELLED or unlabelled]
 

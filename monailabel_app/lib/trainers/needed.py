@@ -32,7 +32,7 @@ def what_more_labels_bring(versions: Sequence[Version]) -> str:
         twice = forecast(counts, [version.score for version in scored], 2 * counts[-1], errors)
         says.append(f"with {twice.count} labels a Dice of {twice} is expected")
         if not twice.pays(last.score):
-            says[-1] += ", so more of them hardly pay"
+            says[-1] += ", so more of them will help little"
     if len(last.class_scores) > 1:
         name = min(last.class_scores, key=last.class_scores.__getitem__)
         says.append(f"lowest class: {name}, {last.class_scores[name]:.3f}")

@@ -54,7 +54,7 @@ def prompt_scores(
                 scores += [float(np.mean([thing.dice[prompt] for prompt in _PROMPTS])) for thing in objects]
     except (HTTPException, torch.OutOfMemoryError) as err:
         reason = err.detail if isinstance(err, HTTPException) else err
-        logger.warning("%s: how well its weights follow prompts is not measured. %s", model.name, reason)
+        logger.warning("%s: it cannot be measured how well its weights follow prompts. %s", model.name, reason)
         return None, None
     return tuple(float(np.mean(scores)) if scores else None for scores in found)
 

@@ -140,7 +140,9 @@ class RetrainTask(BundleTrainTask):
                 failure = err
             gc.collect()
             torch.cuda.empty_cache()
-            logger.warning("%s: not enough GPU memory with %s, trying less", self.model.name, leaner or "its settings")
+            logger.warning(
+                "%s: the GPU has not enough memory with %s, so less is tried", self.model.name, leaner or "its settings"
+            )
         raise failure
 
     def _unlabelled(self, datastore: Datastore, overrides: dict[str, Any]) -> list[Case]:

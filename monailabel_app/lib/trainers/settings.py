@@ -85,7 +85,7 @@ def training_settings(labels: int, replaces: bool, goes_on: bool) -> TrainingSet
         ValueError: no label.
     """
     if labels < 1:
-        raise ValueError("no usable label yet: submit at least one, then train.")
+        raise ValueError("there is no usable label yet: submit at least one, then train.")
     _, steps, warmup, held_back, rate = [row for row in _TABLE if row[0] <= labels][-1]
     if replaces and labels > 1:
         held_back = max(1, held_back)

@@ -164,7 +164,7 @@ class _WeightedMean:
 def _draw_views(number: int, seed: int) -> list[tuple[float, float]]:
     """Angles in radians and gammas."""
     if number < 1:
-        raise ValueError(f"passes={number + 1}: one answer cannot disagree with itself, so it must be at least 2")
+        raise ValueError(f"passes={number + 1}: it must be at least 2, because one answer cannot disagree with itself")
     draws = torch.rand(number, 2, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     return [(_MAX_ANGLE * float(a), math.exp(_MAX_LOG_GAMMA * float(g))) for a, g in draws]
 

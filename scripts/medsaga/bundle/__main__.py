@@ -21,7 +21,7 @@ def main(words: list[str] | None = None) -> None:
         words: its words; those of this process where they are None.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m medsaga.bundle", description="Bundles for data of one's own: written, checked and handed on."
+        prog="python -m medsaga.bundle", description="Write, check and export bundles for your own data."
     )
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error comes from")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

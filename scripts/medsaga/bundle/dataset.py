@@ -79,7 +79,7 @@ def read_dataset(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / "dataset.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: it says what the bundle's files are written from.")
+        raise FileNotFoundError(f"{path} is missing. The bundle's files are written from it.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as err:
@@ -127,7 +127,7 @@ def _check_strings(value: Any, name: str, text: bool) -> None:
         for key, inner in value.items():
             # the only key of MONAI's that a field may have is that of the datalist, which is checked separately
             if key.startswith(("_", "$", "%", "@")) and key != "_target_":
-                raise ValueError(f"{name} has the key {key!r}, which means something else to MONAI.")
+                raise ValueError(f"{name} has the key {key!r}; a key must not begin with _, $, % or @.")
             _check_strings(inner, f"{name}, {key}", text)
     elif isinstance(value, list):
         for inner in value:

@@ -35,29 +35,32 @@ def problems(d: dict[str, Any]) -> Iterator[str]:
     except ValueError as err:
         yield str(err)
     if (d["folder"] is None) == (d["dataset_dir"] is None):
-        yield "give one of folder (below $MEDSAGA_DATA) and dataset_dir (a path)."
+        yield "give either folder (below $MEDSAGA_DATA) or dataset_dir (a path), not both."
     for field in ("folder", "test_images"):
         path = d[field]
         if path and (not _FOLDER.fullmatch(path) or ".." in path.split("/")):
-            yield f"{field} is {path!r}; it must be a relative path of plain names, as 'Task04_Hippocampus/imagesTs'."
+            yield f"{field} is {path!r}; it must be a relative path of plain names, like 'Task04_Hippocampus/imagesTs'."
     if not _DATALIST.fullmatch(str(d["datalist"].get("_target_"))):
         yield f"datalist has _target_ {d['datalist'].get('_target_')!r}; it must be one of medsaga.data's datalists."
     if "dataset_dir" in d["datalist"]:
-        yield "datalist names dataset_dir, which is a field of its own."
+        yield "datalist has the key dataset_dir; remove it there, because dataset_dir is a field of its own."
     for field, least in (("class_names", 2), ("channel_names", 1)):
         names = d[field]
         if len(names) < least or len(set(map(str, names))) < len(names) or not all(_is_name(name) for name in names):
             yield f"{field} is {names!r}; it must be {least} or more different names."
     if unknown := [name for name in d["largest_component"] if name not in d["class_names"][1:]]:
-        yield f"largest_component has {unknown!r}; it must have names of classes besides background."
+        yield f"largest_component has {unknown!r}; it must have names from class_names, without the background."
     if d["sequences"] is not None and (
         len(d["sequences"]) != len(d["channel_names"]) or not all(_is_name(end) for end in d["sequences"])
     ):
-        yield f"sequences is {d['sequences']!r}; it must have the end of the files' names for each of channel_names."
+        yield (
+            f"sequences is {d['sequences']!r}; for each of channel_names it must have the text with which the names of "
+            "the sequence's files end."
+        )
     if d["split"] is not None and (
         set(d["split"]) != {"train", "validation", "test"} or not all(isinstance(p, list) for p in d["split"].values())
     ):
-        yield "split must have the lists of patients train, validation and test, some of which may be empty."
+        yield "split must have three lists of patients: train, validation and test. A list may be empty."
     yield from _download_problems(d["download"])
     yield from _label_problems(d["label_values"], len(d["class_names"]))
     yield from _intensity_problems(d["intensities"])
@@ -75,13 +78,16 @@ def _is_name(value: Any) -> bool:
 def _label_problems(values: Any, num_classes: int) -> Iterator[str]:
     if values is None or values == "instances":
         if values and num_classes != 2:
-            yield f'label_values "instances" makes one class of all numbers, and class_names has {num_classes - 1}.'
+            yield (
+                f'label_values "instances" makes one class of all numbers, but class_names has {num_classes - 1} '
+                "besides background."
+            )
         return
     numbers = [n for v in values for n in (v if isinstance(v, list) else [v])] if isinstance(values, list) else None
     if numbers is None or len(values) not in (num_classes - 1, num_classes) or not all(type(n) is int for n in numbers):
         yield (
-            f'label_values is {json.dumps(values)}; it must be null, "instances", or for each class the number (or the '
-            "list of numbers) that labels have for it, that of background, the first, left out or not."
+            f'label_values is {json.dumps(values)}; it must be null, "instances", or a list with the number (or the '
+            "list of numbers) that labels have for each class. The background's number comes first or is left out."
         )
     elif len(set(numbers)) < len(numbers):
         yield f"label_values is {json.dumps(values)}; it names a number twice."
@@ -93,8 +99,8 @@ def _download_problems(download: dict[str, Any] | None) -> Iterator[str]:
     right = isinstance(files, list) and all(isinstance(file, dict) and "url" in file for file in files)
     if keys or not right or (download is not None and not {"page", "licence"} <= set(download)):
         yield (
-            "download must have a page and a licence, and where it has a public address url (and sha256 or md5), or "
-            "files, a list of these."
+            "download must have the keys page and licence. If there is a public address, it also has url (and sha256 "
+            "or md5), or files: a list of objects with these keys. Other keys are not allowed."
         )
 
 

@@ -43,7 +43,7 @@ def _report(
     if traceback:
         sys.__excepthook__(kind, error, trace)
     elif not isinstance(cause, CasesFailedError):
-        print("\nThe run failed. Where in the code: --traceback true.", file=sys.stderr)
+        print("\nThe run failed. Add --traceback true to see where in the code.", file=sys.stderr)
     print(f"\n{text}", file=sys.stderr, flush=True)
     _tell_torchrun(text)
 

@@ -31,19 +31,23 @@ def literal(value: Any, name: str) -> Any:
         meaning = _MEANINGS.get(value[:1]) or ("a path into the config" if "#" in value or "::" in value else None)
         if meaning:
             raise ValueError(
-                f"{name} is {value!r}, which MONAI would take for {meaning}; it must not begin with $, % or @ and not "
-                "contain # or ::."
+                f"{name} is {value!r}, which MONAI would take for {meaning}; it must not begin with $, % or @, and it "
+                "must not contain # or ::."
             )
         return value
     if isinstance(value, (list, tuple)):
         return tuple(value)
     if isinstance(value, dict):
         if reserved := [key for key in value if not isinstance(key, str) or not key.isidentifier() or key[0] == "_"]:
-            raise ValueError(f"{name} has the key {reserved[0]!r}; it must be a plain word.")
+            raise ValueError(
+                f"{name} has the key {reserved[0]!r}; a key has letters, digits and _ only, and begins with a letter."
+            )
         return {key: literal(inner, f"{name}, {key}") for key, inner in value.items()}
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    raise TypeError(f"{name} is a {type(value).__name__}; it must be of plain types.")
+    raise TypeError(
+        f"{name} is a {type(value).__name__}; it must be a text, a number, true or false, null, a list or a dictionary."
+    )
 
 
 def literals(overrides: dict[str, Any]) -> dict[str, Any]:

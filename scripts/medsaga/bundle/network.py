@@ -36,7 +36,7 @@ def load_network(
     """
     if bundle is None:
         if model is not None:
-            raise ValueError(f"{model} without a bundle: name the one it is of by --bundle.")
+            raise ValueError(f"{model} is given without a bundle: name its bundle with --bundle.")
         if weights not in PUBLISHED:
             raise ValueError(f"weights {weights!r} are unknown: choose one of {', '.join(PUBLISHED)}")
         encoder = PUBLISHED[weights].encoder

@@ -94,8 +94,8 @@ def write_bundle(folder: str | Path, base: str | Path, force: bool = False) -> l
     dataset = read_dataset(folder)
     if dataset.get("name") != folder.resolve().name:
         raise ValueError(
-            f"{folder / 'dataset.json'}: name is {dataset.get('name')!r}; it must be the folder's, "
-            f"{folder.resolve().name!r}, by which configs find it."
+            f"{folder / 'dataset.json'}: name is {dataset.get('name')!r}; it must be {folder.resolve().name!r}, the "
+            "name of the folder, because configs find the bundle by this name."
         )
     texts = {path.stem: path.read_text(encoding="utf-8") for path in (folder / "docs").glob("*.md")}
     texts.pop("README", None)
@@ -103,8 +103,8 @@ def write_bundle(folder: str | Path, base: str | Path, force: bool = False) -> l
     written = WrittenFiles(folder, _RECORD, files)
     if not force:
         written.refuse_edited(
-            f"Say what differs in {folder / 'dataset.json'} or the texts in {folder / 'docs'}, or write over them with "
-            "--force."
+            f"Make these changes in {folder / 'dataset.json'} or in the texts in {folder / 'docs'}, or overwrite the "
+            "files with --force."
         )
     written.write()
     written.record()
@@ -128,8 +128,10 @@ def as_json(value: Any, indent: str = "") -> str:
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add ``write`` to the commands of ``python -m medsaga.bundle``."""
     parser = commands.add_parser("write", help="write bundles' files from their dataset.json and the template")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="name or folder of a bundle; none: all of bundles/")
-    parser.add_argument("--force", action="store_true", help="also write over files that were edited by hand")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="name or folder of a bundle (default: all of bundles/)"
+    )
+    parser.add_argument("--force", action="store_true", help="also overwrite files that were edited by hand")
     parser.set_defaults(command=_write)
 
 
@@ -139,4 +141,4 @@ def _write(arguments: argparse.Namespace) -> None:
     for name in names:
         folder = Path(name) if (Path(name) / "dataset.json").is_file() else base.parent / name
         written = write_bundle(folder, base, arguments.force)
-        print(f"{folder}: " + (f"{len(written)} files written" if written else "as it has to be"))
+        print(f"{folder}: " + (f"{len(written)} files written" if written else "nothing to change"))

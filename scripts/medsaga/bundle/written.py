@@ -49,8 +49,8 @@ class WrittenFiles:
         """
         if self.edited:
             raise FileExistsError(
-                f"edited since they were written, or written by hand: {', '.join(map(str, self.edited))}. Nothing is "
-                f"written. {instead}"
+                f"These files were edited after they were written, or were written by hand: "
+                f"{', '.join(map(str, self.edited))}. Nothing was written. {instead}"
             )
 
     def write(self) -> None:

@@ -70,12 +70,12 @@ def _without_bundle(arguments: argparse.Namespace) -> list[FoundFile]:
     if not images:
         raise FileNotFoundError(f"{root}: there is no image in it or the folders in it.")
     layout, cases = cases_in(root, images, arguments.label)
-    print(f"{root}: {layout.name if layout else 'no layout that is known, images one by one'}.")
+    print(f"{root}: {layout.name if layout else 'no known layout, so the images are checked one by one'}.")
     for note in layout.notes if layout else ():
         print(note)
     if passed_over:
         names = some([str(path.relative_to(root)) for path in passed_over])
-        print(f"{len(passed_over)} files of no format that is read: {names}.")
+        print(f"{len(passed_over)} files are skipped, because their format cannot be read: {names}.")
     print()
     # the layout's own cases need not be sent to each process
     check = partial(check_case, layout=layout and replace(layout, cases=[]))
@@ -103,15 +103,17 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(required=True)
     check = commands.add_parser("check", help="read every image and label of a folder, as a training does")
-    check.add_argument("folder", help="searched with the folders in it: DICOM, NIfTI, NRRD, MetaImage, pictures")
-    check.add_argument("--bundle", help="name or folder of a bundle: check its cases by its own preprocessing")
-    check.add_argument("--label", action="store_true", help="all files hold class numbers")
-    check.add_argument("--csv", help="file for the table")
+    check.add_argument("folder", help="folder to search, with those in it: DICOM, NIfTI, NRRD, MetaImage, pictures")
+    check.add_argument("--bundle", help="name or folder of a bundle: check its cases with its preprocessing")
+    check.add_argument("--label", action="store_true", help="all files are labels: they hold class numbers")
+    check.add_argument("--csv", help="CSV file to write the table to")
     check.set_defaults(command=_check)
-    fetch = commands.add_parser("fetch", help="download a bundle's data set, or say where it is had")
+    fetch = commands.add_parser("fetch", help="download a bundle's data set, or say where to get it")
     fetch.add_argument("name", help="name or folder of a bundle")
     fetch.add_argument(
-        "--accept-licence", action="store_true", help="the data set's licence, which is shown, is accepted"
+        "--accept-licence",
+        action="store_true",
+        help="accept the data set's licence, which is shown, without a question",
     )
     fetch.set_defaults(command=_fetch)
     return parser.parse_args(words)

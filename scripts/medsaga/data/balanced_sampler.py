@@ -57,12 +57,12 @@ class BalancedSampler(EpochSampler):
             group = modality if modality in shares else OTHERS
             if group not in shares:
                 raise ValueError(
-                    f"{case['image']} is of modality {modality!r}, which has no share: the shares are of "
-                    f"{', '.join(shares)}. Add it, or {OTHERS!r} for all that are not named."
+                    f"{case['image']} is of modality {modality!r}, but shares has only {', '.join(shares)}. Add this "
+                    f"modality to shares, or add {OTHERS!r} for all modalities that are not named."
                 )
             members[group].append(index)
         if absent := [name for name, indices in members.items() if not indices]:
-            logger.warning(f"No training slice of {', '.join(absent)}: the other modalities share its part.")
+            logger.warning(f"No training slice is of {', '.join(absent)}: the other modalities get its share.")
         self.members = [np.array(indices) for indices in members.values() if indices]
         weights = np.array([shares[name] for name, indices in members.items() if indices])
         self.counts = _whole(weights / weights.sum() * len(dataset))

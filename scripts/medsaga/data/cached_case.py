@@ -68,8 +68,8 @@ class CachedCase:
         """All slices from the case's files."""
         if identify(self.case, self.name.split("-")[1])[0] != self.name:
             raise ValueError(
-                f"{', '.join(files_of(self.case))}: changed since the training began, and its slices are not in "
-                f"{self._maker.cache_dir} any more; start the training again."
+                f"{', '.join(files_of(self.case))}: the case has changed since the training began, and its former "
+                f"slices are no longer in {self._maker.cache_dir}. Start the training again."
             )
         return trying_again(partial(slices_of, self.case, self._maker.preprocessing)).records
 

@@ -59,9 +59,9 @@ def slices_of(case: Mapping[str, Any], preprocessing: Callable) -> Slices:
     low, high = (float(image.min()), float(image.max())) if image.size else (0.0, 1.0)
     if not (low >= -1e-3 and high <= 1 + 1e-3):
         raise ValueError(
-            f"{files_of(case)[0]}: intensities from {low:g} to {high:g} after preprocessing, expected 0 to 1. Nearly "
-            "all of the image may have one value (then scale it by other percentiles), or the preprocessing does not "
-            "clip."
+            f"{files_of(case)[0]}: intensities are from {low:g} to {high:g} after preprocessing; they must be from 0 "
+            "to 1. Either nearly all of the image has one value (then scale it by other percentiles), or the "
+            "preprocessing does not clip."
         )
     fields: list[tuple] = [("image", "<f2", image.shape[1:])]
     if "label" in case:

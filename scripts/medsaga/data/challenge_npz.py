@@ -35,7 +35,7 @@ def challenge_modality(path: str | Path) -> str:
     """
     match = re.match(r"(?:[23]D(?:Box)?_)?([A-Za-z][^_]*)_", Path(path).name)
     if match is None:
-        raise ValueError(f"{path}: no modality in its name; expected such as 3DBox_CT_0012.npz or MR_0012.npz.")
+        raise ValueError(f"{path}: its name has no modality; it must be such as 3DBox_CT_0012.npz or MR_0012.npz.")
     return match[1]
 
 
@@ -83,7 +83,7 @@ def read_challenge_case(path: str | Path) -> dict:
     """
     shapes = array_shapes(path)
     if "imgs" not in shapes:
-        raise ValueError(f"{path}: no array 'imgs'; expected imgs, and boxes, gts and spacing where they are known.")
+        raise ValueError(f"{path}: it has no array 'imgs'. It must have imgs, and may have boxes, gts and spacing.")
     volume = is_volume(path, "imgs", shapes, "gts")
     arrays = {key: read_array(path, key) for key in ("imgs", "gts", "boxes", "spacing") if key in shapes}
     pixels, boxes, label = arrays["imgs"], arrays.get("boxes"), arrays.get("gts")
@@ -169,6 +169,6 @@ class LoadChallengeCased(MapTransform):
             case = read_challenge_case(out[key])
             wanted = "label" if key in self.label_keys else "image"
             if wanted not in case:
-                raise ValueError(f"{out[key]}: no array 'gts', so there is nothing to learn from it.")
+                raise ValueError(f"{out[key]}: it has no array 'gts', the labels that training needs.")
             out[key] = case[wanted]
         return out

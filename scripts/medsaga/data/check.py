@@ -74,5 +74,5 @@ def _report(failures: list[Failure], number: int, errors: str | Path) -> str:
     more = f"\n... and {len(failures) - _SHOWN} more in {errors}" if len(failures) > _SHOWN else ""
     return (
         f"{len(failures)} of {number} cases cannot be used, listed in {errors}:\n\n{table}{more}\n\n"
-        "Mend them, or take them out of the data set. Nothing has been trained."
+        "Repair them, or remove them from the data set. Nothing has been trained."
     )

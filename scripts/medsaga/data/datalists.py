@@ -45,6 +45,6 @@ def images_datalist(path: str | Path, sequences: Sequence[str] | None = None) ->
         if not cases:
             raise FileNotFoundError(
                 f"No file in {root.absolute()} or the folders in it has a name that ends with {sequences[0]!r}, "
-                f"as that of this bundle's first sequence does (of {', '.join(sequences)})."
+                f"the end for this bundle's first sequence (all sequences: {', '.join(sequences)})."
             )
     return cases

@@ -114,8 +114,8 @@ def fetch(source: Source, data_dir: str | Path) -> Path:
         free = shutil.disk_usage(work if work.is_dir() else target.anchor or ".").free
         raise OSError(
             err.errno,
-            f"{os.strerror(err.errno)}: {target} does not fit; {free / 1e9:.1f} GB are free. Make room and run again, "
-            f"which goes on with what has arrived in {work}",
+            f"{os.strerror(err.errno)}: {target} does not fit; {free / 1e9:.1f} GB are free. Make room and run again: "
+            f"what has arrived in {work} is used again",
         ) from err
     return target
 
@@ -168,7 +168,7 @@ def run(bundle: Path, accept: bool, ask: Callable[[str], str] | None) -> None:
     """
     dataset, name = read_dataset(bundle), bundle.resolve().name
     if dataset.get("folder") is None:
-        print(f"The data of {name} are those that it was made from: {dataset.get('dataset_dir')}.")
+        print(f"There is nothing to download: {name} was made from the data in {dataset.get('dataset_dir')}.")
         return
     source, target = source_of(dataset), data_folder() / dataset["folder"]
     if target.exists():

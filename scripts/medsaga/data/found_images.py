@@ -39,8 +39,8 @@ def find_images(folder: str | Path) -> list[dict[str, str]]:
         images = [root]  # reading it says what it holds instead of images
     elif passed_over:
         logger.warning(
-            f"{len(passed_over)} files in {root} are no images that are read and are passed over: "
-            f"{some([str(path.relative_to(root)) for path in passed_over])}."
+            f"{len(passed_over)} files in {root} are skipped, because they are not images of a format that can be "
+            f"read: {some([str(path.relative_to(root)) for path in passed_over])}."
         )
     cases = [{"image": str(image), "name": _name(image, root)} for image in images]
     check_names(cases)
@@ -62,8 +62,8 @@ def check_names(cases: Sequence[dict[str, str]]) -> None:
         other = seen.setdefault(case["name"].casefold(), case["image"])
         if other != case["image"]:
             raise ValueError(
-                f"{other} and {case['image']} have the same name {case['name']!r}: what is written for one would "
-                "overwrite that of the other. Rename one, or put them into folders that are segmented one by one."
+                f"{other} and {case['image']} have the same name {case['name']!r}: the output of one would overwrite "
+                "the output of the other. Rename one, or put them into two folders and segment one after the other."
             )
 
 

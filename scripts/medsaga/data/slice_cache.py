@@ -148,7 +148,7 @@ def _named(cases: Sequence[dict], made_by: str) -> tuple[dict[int, tuple[str, in
 def _make(maker: Maker, tasks: list[Task], num_workers: int, room: Room, records: Records) -> list[Failure]:
     if tasks and maker.run is None:
         raise PermissionError(
-            f"{maker.cache_dir}: cannot be written to, and {len(tasks)} cases are not in it; name another folder with "
+            f"{maker.cache_dir}: cannot be written to, and {len(tasks)} cases are not in it. Name another folder with "
             "--cache_dir FOLDER."
         )
     failures = []
@@ -168,9 +168,9 @@ def _make(maker: Maker, tasks: list[Task], num_workers: int, room: Room, records
             raise
         raise OSError(
             err.errno,
-            f"{os.strerror(err.errno)}: {maker.cache_dir} cannot take the slices of all cases; what it has is whole. "
-            f"{shutil.disk_usage(maker.cache_dir).free / 1e9:.1f} GB are free. Make room, name another folder with "
-            f"--cache_dir FOLDER, or set {LIMIT} to fewer gigabytes than it may take",
+            f"{os.strerror(err.errno)}: {maker.cache_dir} cannot hold the slices of all cases; the files in it are "
+            f"complete. {shutil.disk_usage(maker.cache_dir).free / 1e9:.1f} GB are free. Make room, name another "
+            f"folder with --cache_dir FOLDER, or let the cache take fewer gigabytes with {LIMIT}",
         ) from err
     return failures
 
@@ -180,8 +180,8 @@ def _warn_of_missing(cases: Sequence[CachedCase], room: Room, records: Records) 
     if missing:
         size = {name: records.known[name]["bytes"] for name in {case.name for case in cases}}
         logger.warning(
-            f"The slices of {len(missing)} of {len(size)} training cases do not fit into {room.cache_dir}: the case is "
-            f"preprocessed anew for each slice that is read, which is slow. All would take "
-            f"{sum(size.values()) / 1e9:.3g} GB, the cache may take {room.limit / 1e9:.3g} GB. Make room, name a "
+            f"The slices of {len(missing)} of {len(size)} training cases do not fit into {room.cache_dir}: such a case "
+            f"is preprocessed anew for each slice that is read, which is slow. All slices would take "
+            f"{sum(size.values()) / 1e9:.3g} GB; the cache may take {room.limit / 1e9:.3g} GB. Make room, name a "
             f"folder of another disk with --cache_dir FOLDER, or set {LIMIT}."
         )

@@ -71,8 +71,8 @@ class SliceChunks(SliceDataset):
         for cached, length in zip(self.cases, lengths):
             if 0 < length < depth:
                 raise ValueError(
-                    f"{cached.case['image']} has {length} slice{'s' if length > 1 else ''}, a chunk has depth={depth}: "
-                    "lower it, or train the 2-D form"
+                    f"{cached.case['image']} has {length} slice{'s' if length > 1 else ''}, but a chunk has "
+                    f"depth={depth}: lower depth, or train the 2-D form of the network"
                 )
         chunks = sorted({(c, min(i - i % depth, lengths[c] - depth)) for c, i in self.slices.tolist()})
         if num_slices is not None:

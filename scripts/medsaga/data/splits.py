@@ -99,7 +99,7 @@ def training_parts(
         return {part: own[part] if own[part] and part != "train" else drawn[part] for part in _PARTS}
     names = _read_split(split)
     if not names["train"]:
-        raise ValueError(f"{split}: 'train' is empty, name the patients to train on.")
+        raise ValueError(f"{split}: 'train' is empty; it must name the patients to train on.")
     return _named(datalist, names, f"{split}")
 
 
@@ -132,8 +132,8 @@ def evaluation_parts(
     record = read_record(model_path)
     if record is None:
         logger.warning(
-            f"{model_path} does not say which patients it has learnt from (it was exported without their names, is "
-            "older than that, or from elsewhere): nothing shows that the patients scored here are unseen."
+            f"{model_path} does not say which patients it has learnt from (it was exported without their names, comes "
+            "from an older version, or comes from elsewhere): nothing shows that the patients scored here are unseen."
         )
         if split is None:
             return training_parts(datalist, None, test, validation, train, seed)
@@ -147,13 +147,13 @@ def evaluation_parts(
     test_patients = set(names["test"])
     chosen_by = set(record["validation"]) if record is not None else set()
     for seen, how in (
-        (learnt_patients(record), "it has learnt from"),
-        (chosen_by, "it was validated with, by which its epoch was chosen"),
+        (learnt_patients(record), "it has learnt from them"),
+        (chosen_by, "its epoch was chosen by validating with them"),
     ):
         if common := test_patients & seen:
             raise ValueError(
-                f"{source}: {len(common)} of its {len(test_patients)} test patients are among those that {model_path} "
-                f"says {how}. Score others, or leave --split out: then it is scored on its own test patients."
+                f"{source}: {len(common)} of its {len(test_patients)} test patients are not unseen: {model_path} says "
+                f"that {how}. Score other patients, or leave out --split to score the model's own test patients."
             )
     return _named(datalist, {"train": [], "validation": [], "test": names["test"]}, source)
 
@@ -169,7 +169,9 @@ def _own_split(datalist: Sequence[dict]) -> Parts | None:
         if part not in _PARTS:
             raise ValueError(f"{case_name(case)}: split is {part!r}; it must be one of {', '.join(_PARTS)}.")
         if (other := part_of.setdefault(patient, part)) != part:
-            raise ValueError(f"The data set's own split has a patient of {case_name(case)} in both {other} and {part}.")
+            raise ValueError(
+                f"The data set's own split has the patient of {case_name(case)} in both {other} and {part}."
+            )
         parts[part].append(case)
     if not parts["train"]:
         raise ValueError("The data set's own split names no case to train on; give one with --split FILE.")
@@ -179,7 +181,7 @@ def _own_split(datalist: Sequence[dict]) -> Parts | None:
 def _read_split(path: str | Path) -> dict[str, list[str]]:
     file = Path(path).expanduser()
     if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist: --split names a run's split.json, or a file like it.")
+        raise FileNotFoundError(f"{file} does not exist: --split must name a run's split.json, or a file like it.")
     try:
         content = json.loads(file.read_text())
         names = {part: [str(name) for name in content[part]] for part in _PARTS}
@@ -187,13 +189,15 @@ def _read_split(path: str | Path) -> dict[str, list[str]]:
             raise TypeError("they must be lists")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{file} is no split: it must be JSON with the lists of patients 'train', 'validation' and 'test', some of "
-            f"which may be empty ({error!r})."
+            f"{file} is not a split: it must be JSON with three lists of patients, 'train', 'validation' and 'test'. A "
+            f"list may be empty ({error!r})."
         ) from error
     for i, part in enumerate(_PARTS):
         for other in _PARTS[i + 1 :]:
             if common := set(names[part]) & set(names[other]):
-                raise ValueError(f"{file}: {len(common)} patients are in both '{part}' and '{other}'; leave one.")
+                raise ValueError(
+                    f"{file}: {len(common)} patients are in both '{part}' and '{other}'; keep them in one list."
+                )
     return names
 
 
@@ -215,7 +219,7 @@ def _named(datalist: Sequence[dict], names: dict[str, list[str]], source: str) -
         if missing := set(names[part]) - known:
             raise ValueError(
                 f"{source}: {len(missing)} of its {len(set(names[part]))} {part} patients are not in the data folder. "
-                "Name the folder that holds them by --dataset_dir, or patients that are there by --split FILE."
+                "Name the folder that holds them with --dataset_dir, or name other patients with --split FILE."
             )
     return _cases_of(datalist, names)
 

@@ -95,8 +95,9 @@ def _patients(cases: Sequence[dict]) -> list[str]:
 def _refuse_learnt(record: dict[str, Any], part: str) -> None:
     if common := set(record[part]) & set(record["learnt_before"]):
         raise ValueError(
-            f"weights: those that the training starts from have learnt from {len(common)} of the {len(record[part])} "
-            f"{part} patients. Choose others with --split FILE (that run's split.json), or start from other weights."
+            f"weights: the weights that the training starts from have learnt from {len(common)} of the "
+            f"{len(record[part])} {part} patients. Choose other patients with --split FILE (the split.json of the run "
+            "that made the weights), or start from other weights."
         )
 
 
@@ -117,10 +118,10 @@ def record_notes(model_path: str | Path) -> list[str]:
         ]
     notes = []
     if record["unseen_classes"]:
-        notes.append(f"The model has never seen: {', '.join(record['unseen_classes'])}.")
+        notes.append(f"The model has never seen these classes: {', '.join(record['unseen_classes'])}.")
     if record["empty_labels"]:
         number = len(record["empty_labels"])
-        notes.append(f"Labels of its training that show background only: {number} (split.json names the cases).")
+        notes.append(f"{number} of its training labels show background only (split.json names the cases).")
     return notes + record["warnings"]
 
 

@@ -48,13 +48,15 @@ def _untar(archive: Path, folder: Path) -> None:
             if member.isdir():
                 continue  # folders are made with the files in them, with the rights of this process
             if not member.isreg():
-                raise ValueError(f"{archive} holds {member.name!r}, which is a link or a device: it is not unpacked")
+                raise ValueError(
+                    f"{archive} holds {member.name!r}, which is a link or a device: the archive is not unpacked"
+                )
             with tar.extractfile(member) as source:
                 _write(source, folder / member.name, member.size, archive)
         # tarfile accepts an archive that was cut off between two files as a whole one
         tar.fileobj.seek(tar.offset)
         if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise ValueError(f"{archive} is damaged: it ends before the archive does")
+            raise ValueError(f"{archive} is damaged: its end is missing")
         while tar.fileobj.read(1 << 20):  # to the checksum of what is compressed
             pass
 
@@ -66,7 +68,7 @@ def _unzip(archive: Path, folder: Path) -> None:
             if member.is_dir():
                 continue
             if member.external_attr >> 28 == 0o12:  # Unix' type of a link
-                raise ValueError(f"{archive} holds {member.filename!r}, which is a link: it is not unpacked")
+                raise ValueError(f"{archive} holds {member.filename!r}, which is a link: the archive is not unpacked")
             with content.open(member) as source:
                 _write(source, folder / member.filename, member.file_size, archive)
 
@@ -74,7 +76,7 @@ def _unzip(archive: Path, folder: Path) -> None:
 def _check_path(archive: Path, name: str) -> None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or re.match("[A-Za-z]:", name):
-        raise ValueError(f"{archive} holds {name!r}, which may lead outside of its folder: it is not unpacked")
+        raise ValueError(f"{archive} holds {name!r}, which may lead outside of its folder: the archive is not unpacked")
 
 
 def _write(source, path: Path, size: int, archive: Path) -> None:

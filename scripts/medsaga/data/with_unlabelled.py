@@ -47,7 +47,9 @@ def unlabelled_pool(
         str(case["image"]): {key: case[key] for key in ("image", "name", "patient") if key in case} for case in cases
     }
     if not pool:
-        raise ValueError("There is no image without a label to learn from: name a folder with --unlabelled_dir FOLDER.")
+        raise ValueError(
+            "There is no unlabelled image to learn from: name a folder of images with --unlabelled_dir FOLDER."
+        )
     return list(pool.values())
 
 

@@ -41,7 +41,9 @@ class CaseEvaluator(SupervisedEvaluator):
         super().__init__(*args, **kwargs)
         batch_size = getattr(self.data_loader, "batch_size", 1)
         if batch_size != 1:
-            raise ValueError(f"dataloader: batch_size={batch_size}; must be 1, so that a case that fails fails alone.")
+            raise ValueError(
+                f"dataloader: batch_size={batch_size}; it must be 1, so that one case can fail without the others."
+            )
         self.errors = Path(errors)
         self.failures: list[Failure] = []
 

@@ -144,7 +144,9 @@ def page(
 def _names(text: str) -> list[str]:
     unknown = [name for name in text.split(",") if name not in STRATEGIES]
     if unknown:
-        raise argparse.ArgumentTypeError(f"no strategy {', '.join(unknown)}; known are {', '.join(STRATEGIES)}")
+        raise argparse.ArgumentTypeError(
+            f"there is no strategy {', '.join(unknown)}; the strategies are {', '.join(STRATEGIES)}"
+        )
     return text.split(",")
 
 
@@ -154,17 +156,25 @@ def _numbers(text: str) -> list[int]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Play what is missing, and write page, figures' values and plot after each run."""
-    parser = argparse.ArgumentParser(description="Dice against labels and clicks, by how images are chosen.")
-    parser.add_argument("--bundle", default="hippocampus", help="of volumes in NIfTI (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description="Compare strategies that choose images to label: Dice against labels and clicks."
+    )
+    parser.add_argument("--bundle", default="hippocampus", help="bundle of volumes in NIfTI (default: %(default)s)")
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of the bundle's data")
     parser.add_argument("--strategies", type=_names, default=[name for name in STRATEGIES if name != "first"])
     parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2], help="default: 0,1,2")
-    parser.add_argument("--labels", type=_numbers, default=[3, 6, 12, 24], help="where to train; default: 3,6,12,24")
-    parser.add_argument("--slices", type=int, help="to label of each image, which the server names; all unless given")
-    parser.add_argument("--override", type=override, nargs="+", default=[], metavar="KEY=VALUE", help="of the configs")
-    parser.add_argument("--work", type=Path, default=Path("output/active_learning"), help="default: %(default)s")
+    parser.add_argument(
+        "--labels", type=_numbers, default=[3, 6, 12, 24], help="numbers of labels to train with; default: 3,6,12,24"
+    )
+    parser.add_argument("--slices", type=int, help="slices to label of each image, named by the server (default: all)")
+    parser.add_argument("--override", type=override, nargs="+", default=[], metavar="KEY=VALUE", help="config values")
+    parser.add_argument(
+        "--work", type=Path, default=Path("output/active_learning"), help="for runs (default: %(default)s)"
+    )
     parser.add_argument("--output", type=Path, default=Path("docs"), help="for page and plot (default: %(default)s)")
-    parser.add_argument("--report", action="store_true", help="write the page of what has been done, and run nothing")
+    parser.add_argument(
+        "--report", action="store_true", help="run nothing, only write the page of the runs that are there"
+    )
     parsed = parser.parse_args(arguments)
 
     bundle = Path(find_bundle(parsed.bundle)).absolute()
@@ -200,5 +210,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     # when this process is ended from outside, it ends its server, as on Ctrl+C
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on from here"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; run the same command again to go on from here"))
     main()

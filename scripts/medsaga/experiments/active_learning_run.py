@@ -97,7 +97,7 @@ class Session:
         if found != wanted:
             raise RuntimeError(
                 f"{self.folder} holds a run with {found[0]} and slices {found[1]}, not {wanted[0]} and {wanted[1]}: "
-                "delete it, or choose another folder with --work"
+                "delete this folder, or choose another one with --work"
             )
 
     def _write(self) -> None:

@@ -133,16 +133,18 @@ def scores(case: Path, result: Path) -> list[tuple[float, float]]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, and print Markdown."""
-    parser = argparse.ArgumentParser(description="Boxes of a CT with labels: together against one by one; a case.")
-    parser.add_argument("--ct", type=Path, required=True, help="file")
-    parser.add_argument("--labels", type=Path, required=True, help="file on the CT's grid")
-    parser.add_argument(
-        "--objects", type=named_object, nargs="+", required=True, metavar="NUMBER=NAME", help="of the case"
+    parser = argparse.ArgumentParser(
+        description="Measure segmentation from boxes on a labelled CT: together, one by one, a case."
     )
-    parser.add_argument("--exported", type=Path, help="by OpenVINO in the place of torch: what medsaga.export wrote")
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of the exported network")
-    parser.add_argument("--boxes", type=int, default=20, help="of the slice (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--ct", type=Path, required=True, help="file of the CT")
+    parser.add_argument("--labels", type=Path, required=True, help="file of the labels, on the CT's grid")
+    parser.add_argument(
+        "--objects", type=named_object, nargs="+", required=True, metavar="NUMBER=NAME", help="objects to segment"
+    )
+    parser.add_argument("--exported", type=Path, help="folder that medsaga.export wrote, to use OpenVINO, not torch")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="for --exported")
+    parser.add_argument("--boxes", type=int, default=20, help="boxes of a slice (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="of each measurement (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("output/boxes.json"), help="default: %(default)s")
     parsed = parser.parse_args(arguments)
 

@@ -52,8 +52,8 @@ def execute(
     held = json.loads(before.read_text()) if before.is_file() else None
     if held not in (None, json.loads(json.dumps(settings))):
         raise RuntimeError(
-            f"{folder} holds a run with {json.dumps(held)}, not {json.dumps(settings)}: delete it, or choose another "
-            "folder with --work"
+            f"{folder} holds a run with {json.dumps(held)}, not {json.dumps(settings)}: delete this folder, or "
+            "choose another one with --work"
         )
     if is_done(folder):
         return

@@ -97,7 +97,7 @@ def _received(number: int, pipe: Connection) -> Any:
     try:
         return pipe.recv()
     except EOFError as error:
-        raise RuntimeError(f"site {number + 1} has ended; what it printed last says why") from error
+        raise RuntimeError(f"site {number + 1} has ended; its last output says why") from error
 
 
 def _site(pipe: Connection, bundle: str, name: str, rounds: int, local_epochs: int, options: dict[str, Any]) -> None:
@@ -113,7 +113,7 @@ def _splits(parts: Mapping[str, list[dict]], count: int, patients: int, work: Pa
     """A file for each site, and one for all in one place."""
     names = sorted({patient_of(case) for case in parts["train"]})
     if len(names) < count * patients:
-        raise SystemExit(f"{len(names)} patients to train on: too few for {count} sites with {patients} each")
+        raise SystemExit(f"{len(names)} patients to train on are too few for {count} sites with {patients} each")
     test = sorted({patient_of(case) for case in parts["test"]})
     groups = [names[i * patients : (i + 1) * patients] for i in range(count)]
     paths = []
@@ -127,10 +127,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Train each site alone, all together and all in one place, and print the table."""
     parser = argparse.ArgumentParser(description="Federated training of a bundle, sites in processes of this machine.")
     parser.add_argument("--bundle", default="hippocampus", help="name or folder (default: %(default)s)")
-    parser.add_argument("--sites", type=int, default=2)
-    parser.add_argument("--patients", type=int, default=5, help="of each site (default: %(default)s)")
+    parser.add_argument("--sites", type=int, default=2, help="number of sites (default: %(default)s)")
+    parser.add_argument("--patients", type=int, default=5, help="patients of each site (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=8, help="(default: %(default)s)")
-    parser.add_argument("--local_epochs", type=int, default=2, help="epochs of a round (default: %(default)s)")
+    parser.add_argument("--local_epochs", type=int, default=2, help="epochs in a round (default: %(default)s)")
     parser.add_argument("--override", type=override, action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--work", type=Path, default=Path("output/federated"), help="(default: %(default)s)")
     given = parser.parse_args(arguments)

@@ -68,14 +68,14 @@ def _table(rows: Mapping[str, Mapping[str, tuple[float, int, int]]]) -> str:
 @torch.no_grad()
 def main(arguments: list[str] | None = None) -> None:
     """Follow each object and print the table."""
-    parser = argparse.ArgumentParser(description="Dice of objects that are followed through a volume.")
-    parser.add_argument("--image", type=Path, required=True, help="volume")
-    parser.add_argument("--label", type=Path, required=True, help="of the volume")
+    parser = argparse.ArgumentParser(description="Follow objects through a volume, and print their Dice.")
+    parser.add_argument("--image", type=Path, required=True, help="file of the volume")
+    parser.add_argument("--label", type=Path, required=True, help="file of its label")
     parser.add_argument(
-        "--objects", type=named_object, nargs="+", required=True, metavar="NUMBER=NAME", help="of the label"
+        "--objects", type=named_object, nargs="+", required=True, metavar="NUMBER=NAME", help="objects of the label"
     )
-    parser.add_argument("--bundle", default="amos", help="whose preprocessing the image gets (default: %(default)s)")
-    parser.add_argument("--weights", default="lite_medsam", help="published ones (default: %(default)s)")
+    parser.add_argument("--bundle", default="amos", help="bundle whose preprocessing is used (default: %(default)s)")
+    parser.add_argument("--weights", default="lite_medsam", help="published weights (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("output/following.json"), help="default: %(default)s")
     parsed = parser.parse_args(arguments)
 

@@ -281,10 +281,10 @@ PARTS = (kernels, clicks, training, tests, steps, compiled)
 
 def main(arguments: list[str] | None = None) -> None:
     """Run all parts and print the page."""
-    parser = argparse.ArgumentParser(description="What the pages say of GPUs, checked on the one at hand.")
-    parser.add_argument("--minutes", type=float, default=8, help="to be over by then (default: %(default)s)")
+    parser = argparse.ArgumentParser(description="Check what the documentation says of GPUs on this machine's GPU.")
+    parser.add_argument("--minutes", type=float, default=8, help="most minutes that it takes (default: %(default)s)")
     parser.add_argument("--device", choices=_SIZES, default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--work", type=Path, default=Path("output/gpu"), help="for runs (default: %(default)s)")
+    parser.add_argument("--work", type=Path, default=Path("output/gpu"), help="folder for runs (default: %(default)s)")
     parser.add_argument("--page", type=Path, help="file to write (default: gpu.md in --work)")
     options = parser.parse_args(arguments)
     work = options.work.absolute()

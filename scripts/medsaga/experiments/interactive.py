@@ -110,35 +110,37 @@ def _test_cases(config: ConfigParser, model: Path | None) -> list[dict]:
 def _numbers(text: str) -> list[int]:
     numbers = [int(word) for word in text.split(",")]
     if min(numbers) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: numbers of clicks are at least 1")
+        raise argparse.ArgumentTypeError(f"{text}: numbers of clicks must be at least 1")
     return numbers
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Prompt the test patients' largest slices; print the table, write figures' values and a picture."""
-    parser = argparse.ArgumentParser(description="Dice with clicks and with a box on unseen patients.")
+    parser = argparse.ArgumentParser(description="Measure Dice with clicks and with a box on unseen patients.")
     parser.add_argument("--bundle", default="hippocampus", help="default: %(default)s")
     data = parser.add_mutually_exclusive_group(required=True)
     data.add_argument("--dataset_dir", type=Path, help="folder of the bundle's data")
-    data.add_argument("--image", type=Path, help="one image in its place, preprocessed as the bundle's; with --label")
-    parser.add_argument("--label", type=Path, help="of the image; its values are those of --override class_names=[...]")
+    data.add_argument("--image", type=Path, help="or one image, preprocessed like the bundle's; needs --label")
+    parser.add_argument("--label", type=Path, help="label of --image, with the values of --override class_names=[...]")
     parser.add_argument("--model", type=Path, help="trained weights (default: the bundle's models/model.pt)")
     parser.add_argument(
         "--weights",
         choices=PUBLISHED,
-        help="published weights as they are, at the size they were trained at, in the place of a model",
+        help="published weights as they are, at the size they were trained at, instead of --model",
     )
-    parser.add_argument("--overlay", nargs="+", default=[], help="of bundles/methods, as in training: msa")
-    parser.add_argument("--override", type=override, nargs="+", default=[], metavar="KEY=VALUE", help="of the configs")
+    parser.add_argument("--overlay", nargs="+", default=[], help="overlays of bundles/methods used in training: msa")
+    parser.add_argument("--override", type=override, nargs="+", default=[], metavar="KEY=VALUE", help="config values")
     parser.add_argument("--clicks", type=_numbers, default=[1, 2, 3, 5, 10], help="default: 1,2,3,5,10")
-    parser.add_argument("--own", action="store_true", help="the network's own masks, not those that the app answers")
-    parser.add_argument("--slices", type=int, choices=(1, 3), default=1, help="of each class and case (default: 1)")
+    parser.add_argument("--own", action="store_true", help="score the network's own masks, not the app's answers")
+    parser.add_argument(
+        "--slices", type=int, choices=(1, 3), default=1, help="slices of each class and case (default: 1)"
+    )
     parser.add_argument("--pixels", type=int, default=1, help="leave out objects with fewer on a slice (default: 1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the split, where the model names none (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the split, if the model names none (default: 0)")
     parser.add_argument("--output", type=Path, default=Path("output/interactive"), help="default: %(default)s")
     parsed = parser.parse_args(arguments)
     if (parsed.image is None) != (parsed.label is None):
-        parser.error("--image and --label belong together")
+        parser.error("--image and --label must be given together")
 
     bundle = Path(find_bundle(parsed.bundle))
     overlays = tuple(str(bundle.parent / "methods" / f"{name}.json") for name in parsed.overlay)
@@ -155,7 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
     class_names = config.get_parsed_content("class_names")
     depth = (not parsed.weights and (config.get("network_def").get("adapters") or {}).get("depth")) or 1
     if depth > 1 and not parsed.own:
-        parser.error("the app serves no network of neighbouring slices: give --own")
+        parser.error("the app cannot serve a network of neighbouring slices: add --own")
 
     objects: list[Object] = []
     preprocessing = config.get_parsed_content("preprocessing")

@@ -109,7 +109,7 @@ def main() -> None:
     """Run the measurement and print its table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--volumes", type=int, default=10_000, help="number of volumes (default: %(default)s)")
-    parser.add_argument("--work", type=Path, help="folder for volumes and cache, kept (default: a temporary one)")
+    parser.add_argument("--work", type=Path, help="folder in which volumes and cache are kept (default: temporary)")
     arguments = parser.parse_args()
     work = arguments.work or Path(tempfile.mkdtemp(prefix="medsaga-large-"))
     try:

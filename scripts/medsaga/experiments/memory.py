@@ -223,21 +223,23 @@ def _in_new_process(*arguments: Any) -> dict[str, Any]:
             return pool.submit(run_row, *arguments).result()
         except BrokenProcessPool as error:
             raise RuntimeError(
-                f"the process of row {arguments[0]} was killed, most likely for want of memory. Rows done are kept: go "
-                "on with --only and other rows, a smaller --batch, or --predict"
+                f"the process of row {arguments[0]} was killed, most likely because memory ran out. Finished rows are "
+                "kept: go on with --only and other rows, a smaller --batch, or --predict"
             ) from error
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the rows asked for, and write JSON, table and plot after each."""
-    parser = argparse.ArgumentParser(description="Memory and time of a training step, by method.")
-    parser.add_argument("--bundle", default="spleen", help="whose config is used (default: %(default)s)")
-    parser.add_argument("--encoder", default="vit_b", help="default: %(default)s")
+    parser = argparse.ArgumentParser(description="Measure memory and time of a training step, by method.")
+    parser.add_argument("--bundle", default="spleen", help="bundle whose config is used (default: %(default)s)")
+    parser.add_argument("--encoder", default="vit_b", help="image encoder (default: %(default)s)")
     parser.add_argument("--image_size", type=int, default=512, help="pixels (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=12, help="default: %(default)s")
+    parser.add_argument("--batch", type=int, default=12, help="batch size (default: %(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
-    parser.add_argument("--predict", action="store_true", help="account without running: no times, but any size")
+    parser.add_argument(
+        "--predict", action="store_true", help="predict, do not run: gives no times, but works at any size"
+    )
     parser.add_argument("--output", type=Path, default=Path("docs"), help="folder (default: %(default)s)")
     parsed = parser.parse_args(arguments)
     if "galore_torch" in parsed.only:

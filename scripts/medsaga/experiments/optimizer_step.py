@@ -117,10 +117,10 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure each optimizer and print the table."""
-    parser = argparse.ArgumentParser(description="Time and state of an optimizer's step over a ViT's matrices.")
+    parser = argparse.ArgumentParser(description="Measure time and state of an optimizer's step over a ViT's matrices.")
     parser.add_argument("--only", nargs="+", choices=OPTIMIZERS, default=OPTIMIZERS, help="optimizers to measure")
-    parser.add_argument("--width", type=int, default=768, help="of the ViT (default: %(default)s, ViT-B)")
-    parser.add_argument("--depth", type=int, default=12, help="of the ViT (default: %(default)s, ViT-B)")
+    parser.add_argument("--width", type=int, default=768, help="width of the ViT (default: %(default)s, ViT-B)")
+    parser.add_argument("--depth", type=int, default=12, help="depth of the ViT (default: %(default)s, ViT-B)")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--update_gap", type=int, default=200, help="steps between refreshes (default: %(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

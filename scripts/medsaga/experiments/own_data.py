@@ -33,12 +33,14 @@ _STEPS = ("create", "train", "evaluate", "segment", "verify", "serve")
 
 def main() -> None:
     """Run all folders and print the table."""
-    parser = argparse.ArgumentParser(description="From a folder of images and labels to a first score.")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="or FOLDER=NAME, or a table")
-    parser.add_argument("--epochs", type=int, default=2, help="of the training (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description="Measure the time from a folder of images and labels to a first score."
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folder, FOLDER=NAME or table")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs to train (default: %(default)s)")
     parser.add_argument("--app", type=Path, default=Path("monailabel_app"), help="(default: %(default)s)")
     parser.add_argument("--work", type=Path, default=Path("output/own_data"), help="(default: %(default)s)")
-    parser.add_argument("--option", action="append", default=[], help="further words for create, such as --flip")
+    parser.add_argument("--option", action="append", default=[], help="further option for create, such as --flip")
     arguments = parser.parse_args()
     rows = []
     for folder in tqdm(arguments.folders, desc="data sets", unit="set"):
@@ -115,7 +117,7 @@ class _Run:
         self._monai("evaluating", "inference", dataset_dir=self._images()[0])
         masks = [p for p in (self.bundle / "output" / "predictions").rglob("*_seg.*") if p.is_file()]
         if len(masks) != 1:
-            raise RuntimeError(f"{len(masks)} masks of one image in {self.bundle / 'output' / 'predictions'}")
+            raise RuntimeError(f"{self.bundle / 'output' / 'predictions'} has {len(masks)} masks, not 1")
 
     def verify(self) -> None:
         self._python("medsaga.bundle", "verify", self.bundle)
@@ -130,9 +132,9 @@ class _Run:
         with LabelServer(self.arguments.app.absolute(), studies, self.bundle, self.log) as server:
             known = server.models()
             if not {self.name, f"{self.name}_prompt"} <= set(known):
-                raise RuntimeError(f"the server lists {', '.join(known)}, not {self.name}")
+                raise RuntimeError(f"the server lists the models {', '.join(known)}, not {self.name}")
             if files and not server.infer_file(self.name, name_without_suffix(images[0])):
-                raise RuntimeError(f"{self.name} answers with an empty file")
+                raise RuntimeError(f"the answer of {self.name} is an empty file")
 
 
 if __name__ == "__main__":

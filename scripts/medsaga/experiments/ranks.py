@@ -156,13 +156,15 @@ def _numbers(text: str) -> list[int]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run what is missing, and write table and plot after each run."""
-    parser = argparse.ArgumentParser(description="GaLore and LoRA at several ranks, and full AdamW, on one bundle.")
+    parser = argparse.ArgumentParser(
+        description="Compare GaLore and LoRA at several ranks, and full AdamW, on one bundle."
+    )
     parser.add_argument("--bundle", default="hippocampus", help="default: %(default)s")
     parser.add_argument("--dataset_dir", required=True, help="folder of the bundle's data")
-    parser.add_argument("--epochs", type=int, required=True, help="of each training")
+    parser.add_argument("--epochs", type=int, required=True, help="epochs of each training")
     parser.add_argument("--ranks", type=_numbers, default=[4, 16, 64], help="default: 4,16,64")
     parser.add_argument("--seeds", type=_numbers, default=[0], help="default: 0")
-    parser.add_argument("--override", type=_override, nargs="+", default=[], metavar="KEY=VALUE", help="of the configs")
+    parser.add_argument("--override", type=_override, nargs="+", default=[], metavar="KEY=VALUE", help="config values")
     parser.add_argument("--work", type=Path, default=Path("output/ranks"), help="for the runs (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("docs"), help="for table and plot (default: %(default)s)")
     parsed = parser.parse_args(arguments)

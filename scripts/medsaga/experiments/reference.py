@@ -18,6 +18,6 @@ def import_galore_torch() -> ModuleType:
         return importlib.import_module("galore_torch")
     except ImportError as error:
         raise RuntimeError(
-            f"galore_torch cannot be imported ({error}). Install it by pip install galore-torch==1.0, or leave it out "
-            "with --only"
+            f"galore_torch cannot be imported ({error}). Install it with pip install galore-torch==1.0, or leave it "
+            "out with --only"
         ) from error

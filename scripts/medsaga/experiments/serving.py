@@ -39,7 +39,7 @@ _FURTHER = 10
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description="How long an annotator waits.")
+    parser = argparse.ArgumentParser(description="Measure how long an annotator waits for the server.")
     parser.add_argument("--ct", type=Path, required=True, help="CT volume to segment, NIfTI")
     parser.add_argument("--app", type=Path, default=Path("monailabel_app"), help="(default: %(default)s)")
     parser.add_argument("--work", type=Path, default=Path("output/serving"), help="(default: %(default)s)")

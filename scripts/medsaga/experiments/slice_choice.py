@@ -250,19 +250,19 @@ def main(words: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
         prog="python -m medsaga.experiments.slice_choice",
-        description="Strategies that choose slices, compared with foreground-aware random, paired by seed. The "
+        description="Compare strategies that choose slices with foreground-aware random, paired by seed. The "
         "encoder is that of the published weights and stays frozen, so each slice is embedded once and a training "
-        "takes seconds. Scores are of the validation patients. It may be killed and repeated.",
+        "takes seconds. Scores are of the validation patients. You can stop the command and run it again.",
     )
-    parser.add_argument("--bundle", default="bundles/hippocampus", help="folder or name (%(default)s)")
+    parser.add_argument("--bundle", default="bundles/hippocampus", help="folder or name of a bundle (%(default)s)")
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=STRATEGIES)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--budgets", nargs="+", type=int, default=[10, 20, 40, 80], help="slices (%(default)s)")
-    parser.add_argument("--steps", type=int, default=300, help="of each training (%(default)s)")
-    parser.add_argument("--all", action="store_true", help="and all slices of the pool, once a seed")
-    parser.add_argument("--work", type=Path, default=Path("output/slice_choice"), help="(%(default)s)")
+    parser.add_argument("--steps", type=int, default=300, help="steps of each training (%(default)s)")
+    parser.add_argument("--all", action="store_true", help="also train with all slices of the pool, once for each seed")
+    parser.add_argument("--work", type=Path, default=Path("output/slice_choice"), help="for the runs (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("docs"), help="for the page (%(default)s)")
-    parser.add_argument("--override", type=override, nargs="+", default=[], metavar="KEY=VALUE", help="of the config")
+    parser.add_argument("--override", type=override, nargs="+", default=[], metavar="KEY=VALUE", help="config values")
     parsed = parser.parse_args(words)
     logging.basicConfig(level=logging.WARNING)
     overrides = {"train_patients": None, "device": "$torch.device('cpu')", **dict(parsed.override)}

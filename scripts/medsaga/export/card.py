@@ -25,9 +25,9 @@ def measured(bundle: Path) -> tuple[dict[str, dict[str, Any]], str]:
     """
     file, model = bundle / "output" / "evaluation" / "metrics.json", bundle / "models" / "model.pt"
     if not file.is_file():
-        return {}, f"{file} is not there: run evaluate.json to have measured scores in the model card"
+        return {}, f"{file} does not exist: run evaluate.json, so that the model card has measured scores"
     if file.stat().st_mtime < model.stat().st_mtime:
-        return {}, f"{file} is older than {model}, so of other weights: evaluate again"
+        return {}, f"{file} is older than {model}, so its scores are of other weights: evaluate again"
     return json.loads(file.read_text()), ""
 
 
@@ -45,7 +45,7 @@ def training_sentence(model: Path) -> str:
     """A sentence on the training record in the weights, without names of patients."""
     record = read_record(model)
     if record is None:
-        return "The weights have no record of their training: on how many patients it was is not known."
+        return "The weights have no record of their training: the number of patients is not known."
     numbers = [f"{what} {len(record[part])}" for part, what in _PARTS.items()]
     text = f"Patients of the training: {', '.join(numbers)} (seed {record['seed']})."
     if record["learnt_before"]:
@@ -68,11 +68,11 @@ def new_version(metadata: dict[str, Any], version: str | None, changes: str | No
     if version is None and changes is None:
         return {"version": old, "changelog": changelog}
     if version is None or changes is None:
-        raise ValueError("--version and --changes go together: the changelog says of each version what is new in it.")
+        raise ValueError("--version and --changes go together: the changelog says what is new in each version.")
     if _numbers(version) is None:
         raise ValueError(f"--version is {version!r}; it must be three numbers, such as 0.2.0.")
     if _numbers(old) is not None and _numbers(version) <= _numbers(old):
-        raise ValueError(f"--version is {version}; it must be above {old}, which metadata.json has.")
+        raise ValueError(f"--version is {version}; it must be above {old}, the version in metadata.json.")
     return {"version": version, "changelog": {version: changes, **changelog}}
 
 
@@ -93,7 +93,7 @@ def installed_versions(metadata: dict[str, Any]) -> dict[str, Any]:
             return importlib.metadata.version(package).split("+")[0]
         except importlib.metadata.PackageNotFoundError:
             raise ValueError(
-                f"metadata.json: required_packages_version names {package}, which is not installed."
+                f"metadata.json: required_packages_version names {package}, but it is not installed."
             ) from None
 
     required = metadata["required_packages_version"]

@@ -17,13 +17,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("export", help="write a trained bundle as a zip file for MONAI's model zoo")
     parser.add_argument("bundle", metavar="NAME", help="name or folder of the bundle")
     parser.add_argument("--output", required=True, type=Path, metavar="X.zip", help="file to write")
-    parser.add_argument("--version", metavar="0.2.0", help="version of what is written (default: as it is)")
-    parser.add_argument("--changes", metavar="TEXT", help="what is new in it, for the changelog")
+    parser.add_argument("--version", metavar="0.2.0", help="version of the exported bundle (default: unchanged)")
+    parser.add_argument("--changes", metavar="TEXT", help="what is new in this version, for the changelog")
     parser.add_argument(
         "--url-prefix", metavar="URL", default=PLACEHOLDER, help="address under which files of more than 25 MB will lie"
     )
     parser.add_argument(
-        "--forms", nargs="*", choices=FORMS, default=FORMS, help="of the network beside its weights (default: both)"
+        "--forms", nargs="*", choices=FORMS, default=FORMS, help="forms to write beside the weights (default: both)"
     )
     parser.set_defaults(command=_export)
 

@@ -38,7 +38,7 @@ class ExportedSegmenter:
     def __init__(self, folder: str | Path, precision: str = "fp32", threads: int | None = None) -> None:
         self.folder = Path(folder)
         if not (self.folder / DESCRIPTION).is_file():
-            raise FileNotFoundError(f"{self.folder} holds no {DESCRIPTION}: make it by python -m medsaga.export.")
+            raise FileNotFoundError(f"{self.folder} holds no {DESCRIPTION}: make it with python -m medsaga.export.")
         if precision not in RUN_PRECISIONS:
             raise ValueError(f"precision={precision!r} is unknown: choose one of {', '.join(RUN_PRECISIONS)}")
         description = json.loads((self.folder / DESCRIPTION).read_text())
@@ -99,7 +99,7 @@ class ExportedSegmenter:
             ValueError: points are given, or boxes of another shape or number.
         """
         if points is not None:
-            raise ValueError("points are not among an exported network's prompts: give boxes, or use the network.")
+            raise ValueError("an exported network takes no points: give boxes, or use the network itself.")
         if boxes is None:
             return torch.cat([_run(self._decoder, item) for item in embedding.split(1)])
         if boxes.ndim != 2 or boxes.shape[1] != 4 or len(embedding) not in (1, len(boxes)):

@@ -62,7 +62,7 @@ def write_onnx(network: SamSegmenter, path: Path, channels: int) -> None:
         import onnxscript  # noqa: F401  torch's exporter wants it
     except ImportError as error:
         raise RuntimeError(
-            f"ONNX cannot be written ({error}). It needs: pip install 'medsaga[export]'. `--forms ts` leaves it out."
+            f"ONNX cannot be written ({error}). Run pip install 'medsaga[export]', or leave ONNX out with --forms ts."
         ) from error
     module = AutomaticSegmenter(portable(network))
     size = sum(x.numel() * x.element_size() for x in module.state_dict().values())

@@ -46,7 +46,7 @@ def portable(network: SamSegmenter) -> SamSegmenter:
         ValueError: the network is of another precision.
     """
     if network.precision != "fp32":
-        raise ValueError(f"a network of precision {network.precision!r} is not exported: build it with 'fp32'.")
+        raise ValueError(f"a network of precision {network.precision!r} cannot be exported: build it with 'fp32'.")
     network = copy.deepcopy(network).cpu().eval().requires_grad_(False)
     _replace(network)
     return network

@@ -77,7 +77,7 @@ def export_bundle(
         notes += _list_large_files(folder, url_prefix)
         failed = [finding for finding in verify_folder(folder, published=True, source=bundle) if finding.failed]
         if failed:
-            raise ValueError(f"{bundle} is not ready to be handed on:\n" + "\n".join(map(str, failed)))
+            raise ValueError(f"{bundle} cannot be exported until these checks pass:\n" + "\n".join(map(str, failed)))
         with replacing(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as file:
             for path in sorted(p for p in folder.rglob("*") if p.is_file()):
                 file.write(path, Path(name, path.relative_to(folder)).as_posix())
@@ -116,7 +116,7 @@ def _write_texts(bundle: Path, folder: Path, version: str | None, changes: str |
         (folder / "docs" / file).write_text(text, encoding="utf-8")
     notes = [f"No scores: {missing}."] if missing else []
     if read["train"].get("split") is not None:
-        notes.append("train.json draws its split anew: the one that it had names patients, and is left out.")
+        notes.append("train.json draws a new split: the bundle's own split names patients, so it is left out.")
     return notes
 
 
@@ -146,7 +146,9 @@ def _list_large_files(folder: Path, url_prefix: str) -> list[str]:
     if url_prefix != PLACEHOLDER:
         return []
     files = ", ".join(entry["path"] for entry in entries)
-    return [f"large_files.yml has no address for {files}: export again with --url-prefix, or write it there."]
+    return [
+        f"large_files.yml has no address for {files}: export again with --url-prefix, or write the address into it."
+    ]
 
 
 def _existing(path: Path) -> Path:

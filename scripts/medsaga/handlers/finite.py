@@ -15,8 +15,8 @@ __all__ = ["check_loss", "check_weights"]
 _loss = from_engine(["loss"], first=True)
 
 _ADVICE = (
-    "Training has diverged, or an image gives no numbers. Try lower rates (lr and encoder_lr, a tenth each), a longer "
-    "warmup_steps, max_norm=1.0, precision=fp32, and look at the images of the training."
+    "Training has diverged, or an image gives values that are not numbers. Try lower learning rates (a tenth of lr and "
+    "encoder_lr), a larger warmup_steps, max_norm=1.0 or precision=fp32, and look at the training images."
 )
 
 

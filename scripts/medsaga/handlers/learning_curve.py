@@ -82,19 +82,19 @@ def _sentences(folder: Path, points: list[Point], cases: int) -> list[str]:
     if len(set(counts)) < 2:
         half = max(1, last["slices"] // 2)
         lines.append(
-            f"One number of labels makes no curve. Train with fewer, such as --num_slices {half} --model_path FILE, "
-            "or later with more, to see what more labels would bring."
+            f"A curve needs two numbers of labels. Train with fewer, such as --num_slices {half} --model_path FILE, or "
+            "later with more, to see how much more labels would help."
         )
     else:
         twice = forecast(counts, scores, 2 * last[unit])
         _draw(folder / "learning_curve.png", counts, scores, unit)
-        lines.append(f"Expected with {twice.count}: {twice}, for patients like these.")
+        lines.append(f"Expected mean Dice with {twice.count}: {twice}, for patients like these.")
         if not twice.pays(last["dice"]):
-            lines.append("Twice the labels are expected to bring less than 0.01: more of them hardly pay.")
+            lines.append("Twice the labels are expected to raise Dice by less than 0.01: more labels hardly help.")
     known = {name: dice for name, dice in last["classes"].items() if dice is not None}
     if len(known) > 1:
         name = min(known, key=known.__getitem__)
-        lines.append(f"Lowest class: {name}, {known[name]:.3f}.")
+        lines.append(f"The class with the lowest Dice is {name}: {known[name]:.3f}.")
     return lines
 
 

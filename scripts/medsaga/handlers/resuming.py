@@ -39,8 +39,8 @@ def check_settings(before: Mapping[str, Any] | None, now: Mapping[str, Any], las
         difference = f"{name} is {now[name]}, was {before[name]}"
         if name == "max_epochs" and now[name] > before[name]:
             logger.warning(
-                f"Resuming with another setting than the run was started with: {difference}. From the next step on, "
-                "rates that fall over a whole run are those of the longer one: they rise to its schedule."
+                f"Resuming with another setting than the run was started with: {difference}. Learning rates that fall "
+                "over a whole run follow the longer run's schedule from the next step on, so they rise."
             )
         elif name in _SAFE:
             logger.warning(f"Resuming with another setting than the run was started with: {difference}.")
@@ -73,7 +73,7 @@ def check_record(before: Mapping[str, Any] | None, now: Mapping[str, Any], last:
         if old != new:
             differences.append(f"{part} patients: {len(old - new)} are no longer among them, {len(new - old)} are new")
     if not differences and before["slices"] != now["slices"]:
-        differences.append("the training slices are others, drawn from other or changed labels")
+        differences.append("the training slices have changed, because labels were changed or replaced")
     if before["class_names"] != now["class_names"]:
         differences.append(f"class_names are {now['class_names']}, were {before['class_names']}")
     if differences:

@@ -113,7 +113,9 @@ class TrainingState:
         self.logger = logging.getLogger(__name__)
         self.trained_only = _is_true("trained_only", trained_only)
         if self.trained_only and getattr(self.network, "base", None) is None:
-            self.logger.warning(f"No published weights to leave out: {self.model_path} will hold the whole network.")
+            self.logger.warning(
+                f"There are no published weights to leave out: {self.model_path} will hold the whole network."
+            )
             self.trained_only = False
 
     def attach(self, engine: Engine) -> None:
@@ -165,7 +167,9 @@ class TrainingState:
 
     def _stop_without_better(self, engine: Engine) -> None:
         if self.patience is not None and self.selection["without_better"] >= self.patience:
-            self.logger.info(f"No better validation in {self.patience}: stopping after epoch {engine.state.epoch}.")
+            self.logger.info(
+                f"The score was not better in {self.patience} validation(s): stopping after epoch {engine.state.epoch}."
+            )
             engine.terminate()
 
     def _select(self, engine: Engine) -> bool:
@@ -178,7 +182,10 @@ class TrainingState:
             return False
         metric = float(validation.metrics[name])
         if math.isnan(metric):
-            self.logger.warning(f"Epoch {epoch}: {name} is –, no validation label shows a class. It selects nothing.")
+            self.logger.warning(
+                f"Epoch {epoch}: {name} cannot be computed, because no validation label shows a class. So it is not "
+                "used to choose the weights."
+            )
             return self.selection["validated_epoch"] == 0
         better = metric > self.selection["best_metric"]
         self.selection["validated_epoch"] = epoch
@@ -246,8 +253,8 @@ class TrainingState:
 
     def _cannot_resume(self, err: Exception) -> RuntimeError:
         return RuntimeError(
-            f"Cannot resume from {self.last}: it is damaged, or of another network or optimiser than this config's."
-            f" Resume with the config it was made with, or start anew without resume. ({err})"
+            f"Cannot resume from {self.last}: it is damaged, or it is of another network or optimiser than this "
+            f"config's. Resume with the config it was made with, or start anew without resume. ({err})"
         )
 
     def report(self, engine: Engine) -> None:
@@ -280,4 +287,4 @@ def _write(content: Any, path: Path) -> None:
             torch.save(content, temporary)
     except (OSError, RuntimeError) as err:  # torch's writer reports a full disk as a RuntimeError
         free = os.statvfs(path.parent).f_bavail * os.statvfs(path.parent).f_frsize / 2**20
-        raise OSError(f"Cannot write {path} ({err}; {free:.0f} MB free). The file before it is untouched.") from err
+        raise OSError(f"Cannot write {path} ({err}; {free:.0f} MB free). The former file is unchanged.") from err

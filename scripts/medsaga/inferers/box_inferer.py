@@ -63,7 +63,9 @@ class BoxInferer(Inferer):
         """
         image = convert_to_tensor(inputs, track_meta=False)
         if image.ndim not in (4, 5) or image.shape[0] != 1:
-            raise ValueError(f"inputs of shape {tuple(image.shape)}: give one image or volume, (1, C, H, W[, D]).")
+            raise ValueError(
+                f"inputs have shape {tuple(image.shape)}; they must be one image or volume, (1, C, H, W[, D])."
+            )
         slices = _BoxedSlices(image[0], network, self.head)
         by_slice = _by_slice(torch.as_tensor(boxes, dtype=torch.float32), slices.shape, image.shape[4:])
         dtype = torch.uint8 if len(boxes) <= 255 else torch.int32
@@ -111,7 +113,7 @@ def _by_slice(boxes: torch.Tensor, shape: tuple[int, int], depth: tuple[int, ...
     axes = 3 if depth else 2
     if boxes.ndim != 2 or boxes.shape[1] != 2 * axes:
         wanted = "(N, 6) with x0, y0, z0, x1, y1, z1" if depth else "(N, 4) with x0, y0, x1, y1"
-        raise ValueError(f"boxes of shape {tuple(boxes.shape)}: they must be {wanted}.")
+        raise ValueError(f"boxes have shape {tuple(boxes.shape)}; they must be {wanted}.")
     last = torch.tensor([shape[1], shape[0], *depth]) - 1.0
     low, high = boxes[:, :axes].clamp(min=0), boxes[:, axes:].minimum(last)
     by_slice: dict[int, list[tuple[int, Box]]] = {}

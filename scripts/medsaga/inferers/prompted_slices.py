@@ -140,14 +140,14 @@ class PromptedSlices:
     def _check(self, prompts: Mapping[int, SlicePrompt], target: int | None, protected: np.ndarray | None) -> None:
         classes = self.network.num_classes
         if target is not None and self.head == "classes" and not 0 < target < classes:
-            raise ValueError(f"target {target} is no class of this network: they are 1 to {classes - 1}.")
+            raise ValueError(f"target {target} is not a class of this network: its classes are 1 to {classes - 1}.")
         if not any(p.inside or p.box is not None for p in prompts.values()):
             raise ValueError("no prompt: give at least one positive point, or a box.")
         (height, width), depth = self.shape, self.depth
         for index, prompt in prompts.items():
             both = {self._pixel(p) for p in prompt.inside} & {self._pixel(p) for p in prompt.outside}
             if both:
-                raise ValueError(f"slice {index} has a positive and a negative point on one voxel: take one back.")
+                raise ValueError(f"slice {index} has a positive and a negative point on one voxel: remove one of them.")
             corners = [prompt.box[:2], prompt.box[2:]] if prompt.box is not None else []
             for row, column in (*prompt.inside, *prompt.outside, *corners):
                 if not (0 <= index < depth and -0.5 <= row <= height - 0.5 and -0.5 <= column <= width - 0.5):

@@ -20,8 +20,8 @@ from .report import draw, report_row, table
 from .setup import Setup
 
 _NOTE = (
-    "Peaks of what tensors hold; kernels' own workspaces are not among them. 'process': the CUDA allocator's peak, "
-    "on a CPU the growth of the process's resident memory."
+    "The peaks are of the tensors' memory, without the kernels' own workspaces. 'process' is the CUDA allocator's "
+    "peak; on a CPU it is the growth of the process's resident memory."
 )
 
 
@@ -67,7 +67,8 @@ def _fit(arguments: argparse.Namespace, overrides: dict[str, Any]) -> None:
     memory = parse_memory(arguments.gpu_memory)
     limit = available(memory)
     print(
-        f"{arguments.gpu_memory}: {limit / 1e6:.0f} MB for tensors, after 5 % and 600 MB for CUDA itself.", flush=True
+        f"{arguments.gpu_memory}: tensors may take {limit / 1e6:.0f} MB, as 5 % and 600 MB are left for CUDA itself.",
+        flush=True,
     )
     tried = []
     for candidate, peak in tqdm(
@@ -99,25 +100,27 @@ def _fit(arguments: argparse.Namespace, overrides: dict[str, Any]) -> None:
 def _parse(words: list[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser = argparse.ArgumentParser(
         prog="python -m medsaga.memory",
-        description="What a bundle's training takes in memory, and settings with which it fits a GPU.",
+        description="Show the memory that a bundle's training takes, or find settings with which it fits a GPU.",
         epilog="Further options '--key value' override the bundle's config, as for python -m monai.bundle.",
     )
     commands = parser.add_subparsers(required=True)
     report = commands.add_parser("report", help="table and figure of a training step's memory by category")
     report.set_defaults(command=_report)
-    report.add_argument("--predict-only", action="store_true", help="measure nothing")
+    report.add_argument("--predict-only", action="store_true", help="only predict, do not measure")
     report.add_argument("--output", default="output/memory", help="folder for the figure (default: %(default)s)")
     fit = commands.add_parser("fit", help="the fastest settings that fit a GPU")
     fit.set_defaults(command=_fit)
-    fit.add_argument("--gpu-memory", required=True, help="for example 8GB, 8GiB or 8000MB")
+    fit.add_argument("--gpu-memory", required=True, help="memory of the GPU, for example 8GB, 8GiB or 8000MB")
     fit.add_argument("--output", help="config file for the settings (default: fit_MEMORY.json)")
     for command in (report, fit):
         command.add_argument("--bundle", required=True, help="the bundle's folder")
         command.add_argument("--batch", type=int, help="batch size instead of the bundle's")
-        command.add_argument("--methods", default="", help="overlays such as bundles/methods/full.json, by commas")
+        command.add_argument(
+            "--methods", default="", help="overlays such as bundles/methods/full.json, separated by commas"
+        )
     arguments, rest = parser.parse_known_args(words)
     if len(rest) % 2 or not all(key.startswith("--") for key in rest[::2]):
-        parser.error(f"overrides are '--key value': {' '.join(rest)}")
+        parser.error(f"overrides must have the form '--key value': {' '.join(rest)}")
     overrides = {key[2:]: _value(text) for key, text in zip(rest[::2], rest[1::2])}
     if arguments.batch is not None:
         overrides["batch_size"] = arguments.batch

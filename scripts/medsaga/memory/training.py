@@ -67,7 +67,7 @@ class Training:
         self._trainer.state.epoch = self._trainer.state.iteration = 0
         self._trainer.run()
         if self._steps < self._wanted:
-            raise RuntimeError(f"no finite gradient in {self._trainer.state.iteration} batches")
+            raise RuntimeError(f"no gradient was finite in {self._trainer.state.iteration} batches")
 
     def _count(self, *_: object) -> None:
         self._steps += 1

@@ -53,7 +53,10 @@ def segmentation_metrics(
         ValueError: different shapes.
     """
     if pred.shape != label.shape:
-        raise ValueError(f"Prediction of shape {tuple(pred.shape)} and label of shape {tuple(label.shape)} must agree.")
+        raise ValueError(
+            f"The prediction has shape {tuple(pred.shape)}, but the label has shape {tuple(label.shape)}; they must be "
+            "the same."
+        )
     spacing = [float(s) for s in spacing][: pred.ndim - 1]
     # a class at a time, so that memory does not grow with their number
     return [{"class": c, **_of_class(pred == c, label == c, spacing)} for c in range(1, num_classes)]

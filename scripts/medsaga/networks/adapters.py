@@ -198,11 +198,13 @@ def add_adapters(network: nn.Module, width: int, depth: int | None = None) -> No
     encoder: ViTEncoder | TinyViTEncoder = network.image_encoder
     if depth is not None:
         if depth < 2:
-            raise ValueError(f"adapters: depth={depth}: 3-D takes at least 2 slices; leave it out (null) for 2-D")
+            raise ValueError(
+                f"adapters: depth={depth}: it must be at least 2 slices for 3-D, and left out (null) for 2-D"
+            )
         if encoder.checkpointing == "least":
             raise ValueError(
-                f"adapters: depth={depth} does not go with checkpointing='least', which computes one image at a time: "
-                "choose blocks"
+                f"adapters: depth={depth} cannot be used with checkpointing='least', because that computes one image "
+                "at a time: set checkpointing='blocks'"
             )
     network.requires_grad_(False)
     if network.channel_projection is not None:

@@ -20,7 +20,7 @@ _NO_LORA = {"rank": None, "projections": "qv", "mlp": False, "decoder": False}
 
 def _lora_advice(trained: dict[str, Any], wanted: dict[str, Any], source: str | Path) -> str:
     """What to do if the LoRA options of the weights and of the network differ."""
-    has = f"the network with {_settings(wanted, 'lora#')}" if wanted else "the network has no LoRA"
+    has = f"but the network has {_settings(wanted, 'lora#')}" if wanted else "but the network has no LoRA"
     if not trained:
         return f"it was trained without LoRA, {has}: leave out the overlay bundles/methods/samed.json"
     overlay = "samed_s" if trained["decoder"] else "lite_lora" if trained["mlp"] else "samed"
@@ -28,13 +28,13 @@ def _lora_advice(trained: dict[str, Any], wanted: dict[str, Any], source: str | 
     return (
         f"it was trained with LoRA ({_settings(trained)}), {has}: set {_settings(differing, 'network_def#lora#')}, as "
         f"the overlay bundles/methods/{overlay}.json does"
-        + ("" if wanted else f", or merge it: python -m medsaga.networks.merge {source} MERGED")
+        + ("" if wanted else f", or merge LoRA into the weights: python -m medsaga.networks.merge {source} MERGED")
     )
 
 
 def _adapter_advice(trained: dict[str, Any], wanted: dict[str, Any]) -> str:
     """What to do if the adapter options of the weights and of the network differ."""
-    has = f"the network with {_settings(wanted, 'adapters#')}" if wanted else "the network has no adapters"
+    has = f"but the network has {_settings(wanted, 'adapters#')}" if wanted else "but the network has no adapters"
     if not trained:
         return f"it was trained without adapters, {has}: leave out the overlay bundles/methods/msa.json"
     overlay = "msa" if trained["depth"] is None else "msa_3d"
@@ -48,8 +48,8 @@ def _channels_advice(trained: torch.Tensor | None, wanted: torch.Tensor | None) 
     """What to do if the weights and the network are for images with different numbers of channels."""
     has, takes = ("1 or 3" if weight is None else str(weight.shape[1]) for weight in (trained, wanted))
     return (
-        f"it was trained on images of {has} channels (sequences), the network takes {takes}: set in_channels, that is "
-        "the channel_names of the bundle, as they were in its training, or start from published weights"
+        f"it was trained on images of {has} channels (sequences), but the network takes {takes}: set in_channels (in a "
+        "bundle: channel_names) as in that training, or start from published weights"
     )
 
 
@@ -87,11 +87,11 @@ def check_fit(state: dict[str, torch.Tensor], network: nn.Module, source: str | 
         if keys
     )
     if found not in (None, network.encoder):
-        advice = f"it seems to be of encoder {found}, the network has {network.encoder}: set encoder={found!r}"
+        advice = f"it seems to be of encoder {found}, but the network has {network.encoder}: set encoder={found!r}"
     elif "pixel_mean" in state and _shape(state, _PROJECTION) != _shape(expected, _PROJECTION):
         advice = _channels_advice(state.get(_PROJECTION), expected.get(_PROJECTION))
     elif any(key.startswith(FINE_FEATURES) for key in state) and network.fine_features is None:
-        advice = "it was trained with fine features, the network has none: set network_def#fine_features=true"
+        advice = "it was trained with fine features, but the network has none: set network_def#fine_features=true"
     elif (trained := lora_options(state)) != (wanted := lora_options(expected)):
         advice = _lora_advice(trained, wanted, source)
     elif (trained := adapter_options(state)) != (wanted := adapter_options(expected)):

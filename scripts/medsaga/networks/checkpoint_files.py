@@ -65,10 +65,10 @@ def find_state(content: Any, names: Sequence[str], path: Path) -> dict[str, torc
         if best.fit and other.order == best.order and not _same(other, best):
             places = " and ".join(repr(".".join(one.where)) for one in (best, other))
             raise ValueError(
-                f"{path} holds several networks that fit alike, at {places}: save the one to use by itself."
+                f"{path} holds several networks that fit equally well, at {places}: save only the one to use."
             )
     if best.where:
-        logger.info("%s: the weights at %s are taken", path, ".".join(best.where))
+        logger.info("%s: the weights at %s are used", path, ".".join(best.where))
     return best.state
 
 

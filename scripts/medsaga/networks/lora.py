@@ -106,8 +106,8 @@ def add_lora(module: nn.Module, rank: int, projections: str = "qv", mlp: bool = 
     """
     if not projections or set(projections) - set("qkvo") or len(set(projections)) < len(projections):
         raise ValueError(
-            f"lora: projections={projections!r}: give some of the letters q, k, v (queries, keys, values) and o (the "
-            "attention's output), each at most once, for example 'qv' as in SAMed"
+            f"lora: projections={projections!r}: it must be one or more of the letters q, k, v (queries, keys, values) "
+            "and o (the attention's output), each at most once, for example 'qv' as in SAMed"
         )
     module.requires_grad_(False)
     of_input = "".join(part for part in "qkv" if part in projections)
@@ -129,7 +129,7 @@ def add_lora(module: nn.Module, rank: int, projections: str = "qv", mlp: bool = 
             for name in _MLP_LAYERS[type(block)]:
                 setattr(block, name, LoRALinear(getattr(block, name), rank, "m", "m"))
     if not found:
-        raise ValueError(f"LoRA has no attention block to adapt in {type(module).__name__}")
+        raise ValueError(f"{type(module).__name__} has no attention block that LoRA can adapt")
 
 
 def lora_options(state: dict[str, torch.Tensor]) -> dict[str, int | str | bool]:

@@ -49,7 +49,7 @@ def main() -> None:
         merge_file(parsed.trained, parsed.merged)
     except (OSError, RuntimeError, ValueError) as error:
         raise SystemExit(str(error)) from error
-    print(f"{parsed.merged}: use it in the bundle without the overlay of LoRA.")
+    print(f"{parsed.merged} is written: use it in the bundle without LoRA's overlay.")
 
 
 if __name__ == "__main__":

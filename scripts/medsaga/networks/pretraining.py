@@ -65,7 +65,7 @@ class MaskedAutoencoder(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 < mask_ratio < 1:
-            raise ValueError(f"mask_ratio={mask_ratio}: it is the hidden share of an image, between 0 and 1")
+            raise ValueError(f"mask_ratio={mask_ratio}: the hidden share of an image must be between 0 and 1")
         for name, weight in (("emix_weight", emix_weight), ("shed_weight", shed_weight)):
             if weight < 0:
                 raise ValueError(f"{name}={weight}: it must not be negative; 0 leaves this part out")

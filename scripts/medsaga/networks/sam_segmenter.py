@@ -120,7 +120,7 @@ class SamSegmenter(nn.Module):
         if precision not in PRECISIONS:
             raise ValueError(f"precision={precision!r} is unknown: choose one of {', '.join(PRECISIONS)}")
         if lora is not None and adapters is not None:
-            raise ValueError("lora and adapters are two methods: set one of them")
+            raise ValueError("lora and adapters are both set: set only one of them")
         if fine_features and encoder != "vit_t":
             raise ValueError(f"fine_features needs encoder='vit_t': {encoder} has features of one resolution only")
         self.encoder = encoder
@@ -334,4 +334,4 @@ def _check_prompts(
         counts["masks"] = masks.shape[0]
     if len(set(counts.values())) > 1 or (images > 1 and any(count != images for count in counts.values())):
         given = " and ".join(f"{count} {what}" for what, count in counts.items())
-        raise ValueError(f"{given} for {images} images: give one prompt set per image, or several for one image")
+        raise ValueError(f"{given} for {images} images: give equal numbers, one per image or several for one image")

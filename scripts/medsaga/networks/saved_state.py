@@ -55,7 +55,10 @@ def read_state(
         base, checksum, keys = (content["base"].get(key) for key in ("weights", "checksum", "keys"))
         if base not in PUBLISHED or PUBLISHED[base].checksum != checksum:
             known = ", ".join(f"{name} ({published.checksum})" for name, published in PUBLISHED.items())
-            raise ValueError(f"{path} holds what was trained on {base} ({checksum}), which is none of: {known}")
+            raise ValueError(
+                f"{path} holds only what training changed in the weights {base} ({checksum}). They must be one of: "
+                f"{known}"
+            )
         published = published_state(base, encoder)
         return {key: published[key] for key in keys or () if key in published} | state, base
     if (adapted := samed_encoder(state)) is not None:
@@ -71,7 +74,7 @@ def published_state(name: str, encoder: str | None) -> dict[str, torch.Tensor]:
     published = PUBLISHED[name]
     if encoder not in (None, published.encoder):
         raise ValueError(
-            f"weights {name!r} are of encoder {published.encoder}, the network has {encoder}: "
+            f"weights {name!r} are of encoder {published.encoder}, but the network has {encoder}: "
             f"set encoder={published.encoder!r}, or choose weights of {encoder}"
         )
     return from_lite_medsam(read_state(weights_path(name))[0])

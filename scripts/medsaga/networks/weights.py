@@ -81,8 +81,8 @@ def _load_segmenter(network: nn.Module, weights: str | Path, new_head: bool, tra
     own = "pixel_mean" in state
     if trained and not own:
         raise ValueError(
-            f"{source} holds weights to start from (SAM's format), not those of a trained bundle: train the bundle "
-            "with them, or take the models/model.pt of a training"
+            f"{source} holds weights to start a training from (SAM's format), not those of a trained bundle: train the "
+            "bundle with them, or use the models/model.pt of a training"
         )
     if not own:
         state = from_lite_medsam(state) | normalization_buffers(normalization)
@@ -126,7 +126,7 @@ def trained_state(network: nn.Module) -> dict[str, Any]:
         ValueError: when the network did not start from published weights.
     """
     if network.base is None:
-        raise ValueError(f"the network starts from no published weights: choose one of {', '.join(PUBLISHED)}")
+        raise ValueError(f"the network did not start from published weights: choose one of {', '.join(PUBLISHED)}")
     state = network.state_dict()
     published = published_state(network.base, network.encoder)
     fit_positions(published, network)

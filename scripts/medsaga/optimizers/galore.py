@@ -280,7 +280,7 @@ class GaLoreAdamW(Optimizer):
         if param.grad is not None and param.grad.is_sparse:
             raise RuntimeError(
                 f"GaLoreAdamW does not support sparse gradients, but the gradient of a parameter of shape "
-                f"{tuple(param.shape)} is one. Use sparse=False in its nn.Embedding, or torch.optim.SparseAdam."
+                f"{tuple(param.shape)} is sparse. Use sparse=False in its nn.Embedding, or torch.optim.SparseAdam."
             )
         if param in self.state:
             check_state(param, group, self.state[param])
@@ -291,8 +291,8 @@ class GaLoreAdamW(Optimizer):
             return False
         if self.grad_scale is None:
             raise RuntimeError(
-                "GradScaler.unscale_ cannot reach gradients that were taken inside backward. Leave it out: scaler.step "
-                "unscales them. To bound their norm, set max_norm of GaLoreAdamW."
+                "GradScaler.unscale_ cannot reach gradients that were used inside backward. Do not call it: "
+                "scaler.step unscales them. To bound their norm, set max_norm of GaLoreAdamW."
             )
         if self.found_inf:
             return True

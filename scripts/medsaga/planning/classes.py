@@ -96,8 +96,8 @@ def label_values(
         return [1] if len(classes) == 1 and set(classes.values()) <= {*WHITE} else sorted(classes.values()), []
     if _are_instances(labelled):
         return "instances", [
-            "The labels have many consecutive numbers, others in each case: they are taken for numbers of objects of "
-            "one class. --label-values says otherwise."
+            "The labels have many consecutive numbers, which differ from case to case: they are taken as numbers of "
+            "objects of one class. If they are classes, give their values with --label-values."
         ]
     counts = Counter(value for one in labelled if len(one.values) <= _FEW_VALUES for value in one.values)
     if not counts:  # images instead of labels
@@ -129,7 +129,7 @@ def outside(facts: CaseFacts, values: list[int] | str) -> str:
             "changes values at edges. Is the label's file the right one?"
         )
     shown = ", ".join(map(str, others[:8])) + (" ..." if len(others) > 8 else "")
-    return f"its values {shown} are none of the classes' ({', '.join(map(str, values[:20]))})."
+    return f"its values {shown} belong to no class; the classes have {', '.join(map(str, values[:20]))}."
 
 
 def class_findings(
@@ -158,7 +158,7 @@ def class_findings(
             stand = "one class of objects" if values == "instances" else f"the values {', '.join(map(str, values))}"
             raise ValueError(
                 f"--class-names has {len(names)} names, but the labels have {number} classes ({stand}): name them in "
-                "this order, background left out."
+                "this order, without the background."
             )
         called = list(names)
     elif values == "instances":

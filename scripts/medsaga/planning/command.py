@@ -27,29 +27,32 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="write a bundle for a folder of images and labels",
         description="Looks at all images and labels of a folder, chooses how to train on them, and writes a bundle.",
     )
-    create.add_argument("name", metavar="NAME", help="of the bundle: letters, digits and _")
+    create.add_argument("name", metavar="NAME", help="name of the bundle: letters, digits and _")
     create.add_argument("--data", required=True, help="folder of the data, or a table (csv, tsv, json) of its cases")
     create.add_argument("--output", type=Path, help="folder of the bundle (default: bundles/NAME)")
     create.add_argument("--dry-run", action="store_true", help="print everything and write nothing")
-    create.add_argument("--force", action="store_true", help="also write over files that were edited by hand")
+    create.add_argument("--force", action="store_true", help="also overwrite files that were edited by hand")
     add_choices(create)
     create.set_defaults(command=_create)
     check = commands.add_parser("check", help="look at a folder of images and labels, and draw it")
     check.add_argument("data", metavar="FOLDER", help="folder of the data, or a table (csv, tsv, json) of its cases")
     check.add_argument(
-        "--output", type=Path, default=Path("output/check"), help="for the picture (default: %(default)s)"
+        "--output", type=Path, default=Path("output/check"), help="folder of the picture (default: %(default)s)"
     )
     check.set_defaults(command=_check)
     for command in (create, check):
-        command.add_argument("--labels", help="folder of the labels, where they are not below that of the images")
+        command.add_argument("--labels", help="folder of the labels, if it is not inside that of the images")
         command.add_argument(
-            "--class-names", nargs="+", metavar="NAME", help="in the order of values, without background"
+            "--class-names",
+            nargs="+",
+            metavar="NAME",
+            help="names of the classes in the order of values, without background",
         )
         command.add_argument(
-            "--label-values", metavar="VALUES", help="of the classes in the labels, as 150,200,250; or instances"
+            "--label-values", metavar="VALUES", help="values of the classes in the labels, as 150,200,250; or instances"
         )
-        command.add_argument("--modality", help="CT, MR, US, XR, ...")
-        command.add_argument("--workers", type=int, help="processes that read (default: one for each core)")
+        command.add_argument("--modality", help="modality of the images: CT, MR, US, XR, ...")
+        command.add_argument("--workers", type=int, help="number of processes that read (default: one for each core)")
 
 
 def _look(arguments: argparse.Namespace, plane: str = "auto") -> Looked:
@@ -98,7 +101,7 @@ def _create(arguments: argparse.Namespace) -> None:
     if written:
         print(f"\n{folder}: {len(written)} files written.")
     else:
-        print(f"\n{folder} is as it has to be: nothing was changed.")
+        print(f"\n{folder} has the right content already: nothing was changed.")
     print(f"Picture: {draw(looked, folder / 'output')}")
     _print_next(plan, folder)
 
@@ -112,7 +115,7 @@ def _print_found(looked: Looked) -> None:
         print(f"\nNote: {note}")
     if found.wrong:
         print(f"\n{len(found.wrong)} files cannot be used:\n\n{wrong_table(found, root)}")
-        print("\nMend them, or take them out of the data: a training stops at them before its first step.")
+        print("\nMend them, or take them out of the data: with them, a training stops before its first step.")
 
 
 def _print_next(plan: Plan, folder: Path) -> None:
@@ -122,7 +125,7 @@ def _print_next(plan: Plan, folder: Path) -> None:
     both = f"['{configs / 'train.json'}','{configs / 'evaluate.json'}']"
     score = f'python -m monai.bundle run evaluating --config_file "{both}"'
     if not plan.dataset["test_patients"]:
-        score = "(No patient is kept for the test: a score needs a second patient.)"
+        score = "(No patient is kept for the test, so there is no score; it needs a second patient.)"
     print(
         f"""
 Look at the picture and the choices; to change one, edit {folder / "dataset.json"} and run

@@ -157,13 +157,13 @@ def find(
     labelled = [facts for _, facts in good if facts.labelled]
     if not any(facts.foreground for facts in labelled):
         raise ValueError(
-            f"None of the {len(good)} cases has a label with anything but background: there is nothing to learn from. "
-            "Name the folder of the labels with --labels."
+            f"None of the {len(good)} cases has a label with more than background, so there is nothing to learn. Name "
+            "the folder of the labels with --labels."
         )
     if partly := sum(facts.partly for facts in labelled):
         notes.append(
-            f"In {partly} of {len(labelled)} labels 255 is taken for 'not labelled': such voxels are neither learnt "
-            "from nor scored."
+            f"In {partly} of {len(labelled)} labels 255 is taken as 'not labelled': such voxels are used neither for "
+            "training nor for scores."
         )
     found = class_findings(labelled, values, classes, class_names)
     return replace(

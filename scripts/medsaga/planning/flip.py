@@ -44,7 +44,7 @@ def choose_flip(findings: Findings, choices: Choices) -> None:
 
 def _flip(found: Findings, plane: str | None) -> tuple[bool, str]:
     if plane == "sagittal" or (plane == "auto" and found.planes.get("sagittal", 0) > 0.5 * found.cases):
-        return False, "Sagittal slices have front and back where others have left and right."
+        return False, "No: sagittal slices have front and back where others have left and right."
     if sides := tells_sides(found):
         return False, f"No: {sides}, and a mirrored slice would teach the wrong one."
     if organ := [one.name for one in found.classes if _ONE_SIDED.search(one.name)]:
@@ -61,7 +61,7 @@ def _flip(found: Findings, plane: str | None) -> tuple[bool, str]:
     if any(one.one_sided is None for one in others):
         return (
             False,
-            "No: too few cases to see whether the classes are always on one side. `--flip` where a mirrored slice "
-            "would be as good.",
+            "No: there are too few cases to see whether the classes are always on one side. Give `--flip` if a "
+            "mirrored slice would be as good.",
         )
     return True, "Yes: the classes lie in the middle or on both sides, so a mirrored slice is as good as another."

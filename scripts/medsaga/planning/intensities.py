@@ -47,7 +47,7 @@ def _intensities(found: Findings) -> tuple[dict, str]:
     if found.hu > 0:
         return (
             {"percentiles": [lower, min(upper, 99.0)], "floor": _WINDOWS["soft tissue"][0]},
-            f"{found.hu:.0%} of the images have Hounsfield units, the others not: one window would not do for both. "
+            f"{found.hu:.0%} of the images have Hounsfield units and the others do not, so one window cannot fit both. "
             "Air and lung are raised to -160, and then percentiles are taken.",
         )
     if found.inside and found.within(95) > found.percentile(99.5) and upper < 99.9:
@@ -96,9 +96,11 @@ def choose_input(found: Findings, choices: Choices, machine: Machine) -> None:
             why += f" With a GPU, `--encoder vit_b` shows more of slices of {longer:.0f} pixels."
     encoder = choices.choose("encoder", suggested, why)
     weights = {"vit_t": "lite_medsam", "vit_test": None}.get(encoder, f"sam_{encoder}")
-    said = "No weights are published for it." if weights is None else "What is published for this encoder"
+    said = "No weights are published for it." if weights is None else "The weights published for this encoder"
     if weights not in (None, "lite_medsam"):
-        said += "; the training downloads it once. `--weights medsam_vit_b` starts from MedSAM's" * (encoder == "vit_b")
+        said += "; the training downloads them once. `--weights medsam_vit_b` starts from MedSAM's" * (
+            encoder == "vit_b"
+        )
     choices.choose("weights", weights, said.rstrip(".") + ".")
     choices.choose("image_size", *_image_size(found, encoder, longer))
 
@@ -108,9 +110,9 @@ def _plane(found: Findings) -> tuple[str | None, str]:
         return None, "2-D images."
     planes = ", ".join(f"{plane} {number}" for plane, number in sorted(found.planes.items()) if plane != "projection")
     if found.thick:
-        return "auto", f"As acquired: {found.thick:.0%} of the volumes have thick slices, which lie so ({planes})."
+        return "auto", f"As acquired: {found.thick:.0%} of the volumes have thick slices, in these planes: {planes}."
     return "auto", (
-        f"No volume has thick slices ({planes}): they are cut as radiologists look at them, axially. A training of "
+        f"No volume has thick slices ({planes}): they are cut axially, as radiologists look at them. A training of "
         "1,000 steps and more may gain from the overlay all_planes.json."
     )
 

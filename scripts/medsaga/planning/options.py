@@ -16,40 +16,40 @@ __all__ = ["add_choices", "asked", "label_values"]
 # each option sets the field of dataset.json with the same name
 _CHOICES: dict[str, dict[str, Any]] = {
     "--encoder": {"choices": ENCODERS},
-    "--weights": {"help": "lite_medsam, sam_vit_b, medsam_vit_b, ..., a file, or none"},
+    "--weights": {"help": "weights to start from: lite_medsam, sam_vit_b, medsam_vit_b, ..., a file, or none"},
     "--image-size": {"type": int, "help": "side of the network's input in pixels"},
-    "--plane": {"choices": (*PLANES, ALL_PLANES), "help": "in which volumes are cut"},
-    "--intensities": {"metavar": "LOW,HIGH", "help": "values as -160,240, or percentiles as 0.5%%,99.5%%"},
+    "--plane": {"choices": (*PLANES, ALL_PLANES), "help": "plane in which volumes are cut into slices"},
+    "--intensities": {"metavar": "LOW,HIGH", "help": "range of values as -160,240, or percentiles as 0.5%%,99.5%%"},
     "--flip": {"action": argparse.BooleanOptionalAction, "help": "whether training mirrors left and right"},
     "--largest-component": {"nargs": "*", "metavar": "NAME", "help": "classes that are one connected piece, or none"},
-    "--test-patients": {"type": float, "help": "number, or share below 1"},
-    "--val-patients": {"type": float, "help": "number, or share below 1"},
+    "--test-patients": {"type": float, "help": "number of them, or a share below 1"},
+    "--val-patients": {"type": float, "help": "number of them, or a share below 1"},
     "--train-patients": {"type": int},
-    "--num-slices": {"type": int, "help": "training slices, drawn from those of the training patients"},
-    "--min-classes": {"type": int, "help": "train only on slices that show so many classes"},
+    "--num-slices": {"type": int, "help": "number of training slices, drawn from those of the training patients"},
+    "--min-classes": {"type": int, "help": "train only on slices that show at least so many classes"},
     "--batch-size": {"type": int},
     "--checkpointing": {"choices": CHECKPOINTING, "help": "what backward computes again to save memory"},
     "--epochs": {"type": int},
-    "--lr": {"type": float, "help": "rate of the decoder"},
-    "--encoder-lr": {"type": float, "help": "rate of the encoder"},
+    "--lr": {"type": float, "help": "learning rate of the decoder"},
+    "--encoder-lr": {"type": float, "help": "learning rate of the encoder"},
     "--ema-momentum": {"type": float, "help": "share of the newest step in the average of weights; 0 for none"},
     "--warmup-steps": {"type": int},
-    "--val-interval": {"type": int, "help": "epochs between validations"},
-    "--num-workers": {"type": int, "help": "processes that load slices in training"},
+    "--val-interval": {"type": int, "help": "number of epochs between validations"},
+    "--num-workers": {"type": int, "help": "number of processes that load slices in training"},
     "--inference-batch-size": {"type": int},
 }
 
 
 def add_choices(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``create``, each of which sets a field of ``dataset.json``."""
-    choices = parser.add_argument_group("choices", "made from the data where they are not given")
+    choices = parser.add_argument_group("choices", "chosen from the data if they are not given")
     for option, settings in _CHOICES.items():
         choices.add_argument(option, **settings)
     about = parser.add_argument_group("about the bundle and the machine")
-    about.add_argument("--title", help="what the model card is headed with")
-    about.add_argument("--description", help="what it segments, in a sentence")
+    about.add_argument("--title", help="title of the model card")
+    about.add_argument("--description", help="what the bundle segments, in a sentence")
     about.add_argument("--source", help="where the data come from")
-    about.add_argument("--memory", metavar="SIZE", help="of the GPU to plan for, as 8GB (default: this machine)")
+    about.add_argument("--memory", metavar="SIZE", help="memory of the GPU to plan for, as 8GB (default: this machine)")
 
 
 def asked(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -69,7 +69,8 @@ def asked(arguments: argparse.Namespace) -> dict[str, Any]:
     for field, value in values.items():
         if isinstance(value, (int, float)) and not isinstance(value, bool) and value < least.get(field, 1e-12):
             raise ValueError(
-                f"--{field.replace('_', '-')} is {value}; it must be {least.get(field, 'more than 0')} or more."
+                f"--{field.replace('_', '-')} is {value}; it must be "
+                f"{'0 or more' if field in least else 'more than 0'}."
             )
     if values.get("weights") == "none":
         values["weights"] = None

@@ -105,7 +105,7 @@ def look_at(
     usable = tuple((n, case) for n, case in enumerate(cases) if wrong.isdisjoint(files_of(case)) and "label" in case)
     notes = [*source.notes, *findings.notes]
     if any(re.fullmatch(r"class \d+", one.name) for one in findings.classes):
-        notes.append("The data do not say what the classes are called: --class-names NAME ... names them.")
+        notes.append("The data do not say what the classes are called: name them with --class-names NAME ...")
     return Looked(source, findings, usable, plane, tuple(notes))
 
 

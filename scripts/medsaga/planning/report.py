@@ -26,7 +26,7 @@ def found_lines(found: Findings, channel_names: Sequence[str]) -> list[tuple[str
     lines = [
         ("cases", _cases(found)),
         ("formats", ", ".join(f"{kind} {number}" for kind, number in sorted(found.kinds.items()))),
-        ("modality", found.modality or "not known (--modality says it)"),
+        ("modality", found.modality or "not known (give it with --modality)"),
         ("slices", f"{found.columns} × {found.rows} pixels" + _slices(found)),
     ]
     if found.unit == "mm":
@@ -142,7 +142,11 @@ def choices_card(choices: Sequence[Choice], notes: Sequence[str]) -> str:
         notes: what was guessed about the data.
     """
     rows = [(f"`{one.field}`", f"`{json.dumps(one.value)}`", one.reason) for one in choices]
-    guessed = "\n\nGuessed, or to be looked at:\n\n" + "\n".join(f"* {_cell(note)}" for note in notes) if notes else ""
+    guessed = (
+        "\n\nWhat was guessed, and what to check:\n\n" + "\n".join(f"* {_cell(note)}" for note in notes)
+        if notes
+        else ""
+    )
     return (
         "Made by `python -m medsaga.bundle create` from what it found. To change one, edit `dataset.json` and write "
         "the bundle again (`python -m medsaga.bundle write NAME`).\n\n"

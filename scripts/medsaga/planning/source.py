@@ -68,7 +68,7 @@ def open_source(
         if len(class_names) != len(names):
             raise ValueError(
                 f"--class-names has {len(class_names)} names, but the labels have {len(names)} classes "
-                f"({', '.join(names)}): name them in this order, background left out."
+                f"({', '.join(names)}): name them in this order, without the background."
             )
         layout, names = _renamed(layout, folder, names, checked_names(class_names)), checked_names(class_names)
     names = checked_names(names)
@@ -92,7 +92,7 @@ def _names_in(layout: Layout, labels: Sequence) -> tuple[list[str] | None, tuple
             if file.grid.channels == 1:
                 return None, ()
             return known or [f"class {n}" for n in range(1, _one_hot_classes(file.load()) + 1)], (
-                f"The labels have {file.grid.channels} channels: they are taken as one-hot, one channel a class.",
+                f"The labels have {file.grid.channels} channels: they are read as one-hot, one channel a class.",
             )
         except (OSError, ValueError):  # it is listed when all cases are looked at
             continue
@@ -130,7 +130,7 @@ def _renamed(layout: Layout, folder: Path, names: Sequence[str], wanted: Sequenc
         return layout
     if layout.datalist.get("classes") != list(names):
         raise ValueError(
-            f"The labels' classes are called {', '.join(names)} by their files, which --class-names cannot change."
+            f"The labels' files name the classes {', '.join(names)}, and --class-names cannot change these names."
         )
     arguments = {key: value for key, value in layout.datalist.items() if key != "_target_"} | {"classes": list(wanted)}
     function = getattr(medsaga.data, layout.datalist["_target_"].rpartition(".")[2])

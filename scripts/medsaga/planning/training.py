@@ -29,13 +29,13 @@ def choose_patients(found: Findings, choices: Choices) -> None:
     """Choose ``test_patients``, ``val_patients``, ``train_patients``, ``min_classes`` and ``num_slices``."""
     own = found.split
     patients = own.get("train", 1) if own else found.patients  # patients to draw from
-    kept = ", which the data set's own split names and a training keeps."
+    kept = " that the data set's own split names; a training keeps to it."
     if own.get("test"):
         test, text = own["test"], f"Those{kept}"
     elif patients < 2:
         test, text = (
             0,
-            "A single patient: it is trained on, and nothing is left to test on. A score needs a second one.",
+            "There is one patient, who is used for training, so none is left for the test. A score needs a second one.",
         )
     else:
         most = _MOST_TEST[patients >= _LARGE]
@@ -47,7 +47,9 @@ def choose_patients(found: Findings, choices: Choices) -> None:
         validation, text = own["validation"], f"Those{kept}"
     elif left < 2:
         validation = 0
-        text = "None: with so few patients all others are trained on, and the last epoch's weights are kept."
+        text = (
+            "None: there are so few patients that all others are used for training; the last epoch's weights are kept."
+        )
     else:
         validation = min(_MOST_VALIDATION, max(1, round(patients / 10)))
         text = f"About a tenth, at most {_MOST_VALIDATION}: they choose the best epoch."
@@ -72,7 +74,7 @@ def choose_patients(found: Findings, choices: Choices) -> None:
     there = max(1, round(usable * (train or left) / found.patients))
     if there > _MOST_SLICES:
         text = (
-            f"Drawn by seed from about {there}, so that each is seen several times. `--num-slices` for fewer or more."
+            f"Drawn by seed from about {there}, so that each is seen several times. `--num-slices` sets another number."
         )
         choices.choose("num_slices", _MOST_SLICES, text)
     else:
@@ -104,7 +106,7 @@ def choose_steps(
     choices.choose("checkpointing", checkpointing, text[1])
     small_input = size < _LARGE_INPUT and not large
     choices.choose("inference_batch_size", 16 if small_input else 4, "By the size of the input.")
-    feeding = "Two processes feed the GPU." if machine.gpu else "None besides the training, which takes all cores."
+    feeding = "Two processes feed the GPU." if machine.gpu else "No other processes: the training takes all cores."
     choices.choose("num_workers", 2 if machine.gpu else 0, feeding)
     papers = large and batch >= 12
     steps, why_steps = _steps(size, papers, machine)
@@ -116,7 +118,7 @@ def choose_steps(
         else "low, because small batches do not learn at the papers' (measured on hippocampus)"
     )
     choices.choose("lr", rates[0], f"Rate of the decoder: {text}.")
-    faster = ", and higher in so few steps, in which it learns more" if short else ""
+    faster = ", and higher because there are so few steps, in which it then learns more" if short else ""
     choices.choose("encoder_lr", rates[1], f"Rate of the encoder: {text}{faster}.")
     text = (
         "The rate falls to 0, so an average of the weights gains nothing (measured on hippocampus), and takes memory."

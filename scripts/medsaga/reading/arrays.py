@@ -44,11 +44,11 @@ def open_array(path: Path, label: bool = False) -> ImageFile:
     image, mask = next((pair for pair in _PAIRS if pair[0] in shapes), ("", ""))
     if not image:
         raise ReadingError(
-            f"{path}: no array 'imgs' or 'image'; expected imgs, and gts and spacing where they are known, or image "
-            "and label."
+            f"{path}: it has no array 'imgs' or 'image'; expected imgs (with gts and spacing, if they are known), or "
+            "image and label."
         )
     if label and mask not in shapes:
-        raise ReadingError(f"{path}: no array {mask!r}, so it holds no label.")
+        raise ReadingError(f"{path}: it has no array {mask!r}, so it holds no label.")
     volume = is_volume(path, image, shapes, mask)
     check_size(path, shapes[image])
     rank = 3 if volume else 2
@@ -83,7 +83,9 @@ def is_volume(path: str | Path, image: str, shapes: Mapping[str, tuple[int, ...]
     pixels, boxes, mask = shapes[image], shapes.get("boxes"), shapes.get(label)
     if boxes is not None:
         if len(boxes) != 2 or boxes[1] not in (4, 6):
-            raise ReadingError(f"{path}: boxes of shape {boxes}; expected (N, 4) of an image, (N, 6) of a volume.")
+            raise ReadingError(
+                f"{path}: boxes has the shape {boxes}; expected (N, 4) for an image, (N, 6) for a volume."
+            )
         volume = boxes[1] == 6
     elif mask is not None:
         volume = len(mask) == 3
@@ -91,9 +93,9 @@ def is_volume(path: str | Path, image: str, shapes: Mapping[str, tuple[int, ...]
         volume = len(pixels) == 3 and pixels[-1] != 3
     if not (len(pixels) == 3 if volume else len(pixels) == 2 or (len(pixels) == 3 and pixels[-1] == 3)):
         wanted = "(D, H, W)" if volume else "(H, W, 3) or (H, W)"
-        raise ReadingError(f"{path}: {image} of shape {pixels}; with its boxes or {label} expected {wanted}.")
+        raise ReadingError(f"{path}: {image} has the shape {pixels}; its boxes or {label} fit {wanted} only.")
     if mask is not None and mask != (pixels if volume else pixels[:2]):
-        raise ReadingError(f"{path}: {label} of shape {mask} for {image} of shape {pixels}.")
+        raise ReadingError(f"{path}: {label} has the shape {mask}, but {image} has {pixels}; they must fit.")
     return volume
 
 
@@ -105,7 +107,7 @@ def spacing_of(path: str | Path, spacing: np.ndarray | None) -> np.ndarray:
     """
     given = np.ones(3) if spacing is None else np.asarray(spacing)
     if given.shape != (3,) or given.dtype.kind not in "iuf" or not (np.isfinite(given) & (given > 0)).all():
-        raise ReadingError(f"{path}: spacing {given.tolist()}; expected three lengths in mm, of x, y and z.")
+        raise ReadingError(f"{path}: spacing is {given.tolist()}; expected three lengths in mm, of x, y and z.")
     return given.astype(np.float64)
 
 
@@ -130,7 +132,7 @@ def read_array(path: str | Path, name: str) -> np.ndarray:
     with _opened(path) as file:
         headers = _headers(path, file)
         if name not in headers:
-            raise ReadingError(f"{path}: no array {name!r}.")
+            raise ReadingError(f"{path}: it has no array {name!r}.")
         if 0 not in headers[name]:  # an array may be empty, as the boxes of a file without objects
             check_size(path, headers[name])
         return file[name][()]
@@ -149,8 +151,8 @@ def _opened(path: str | Path) -> Iterator[Any]:
         raise
     except Exception as err:  # zipfile, zlib, NumPy and HDF5 each raise their own error for a damaged file
         raise ReadingError(
-            f"{path}: of another format than its suffix says, damaged or holds other than arrays of numbers: "
-            f"{reason(err)}."
+            f"{path}: its format is not the one that its suffix says, it is damaged, or it holds something other than "
+            f"arrays of numbers: {reason(err)}."
         ) from err
 
 
@@ -167,7 +169,8 @@ def _headers(path: str | Path, file: Any) -> dict[str, tuple[int, ...]]:
     for name, (_, dtype) in headers.items():
         if dtype.kind not in "biuf" or dtype.itemsize > 8:
             raise ReadingError(
-                f"{path}: damaged or holds other than arrays of numbers: {name} has values of type {dtype}."
+                f"{path}: it is damaged or holds something other than arrays of numbers: {name} has values of type "
+                f"{dtype}."
             )
     return {name: shape for name, (shape, _) in headers.items()}
 

@@ -49,14 +49,16 @@ def open_class_files(
             by_class.setdefault(number, []).extend(paths)
     if first is None or not any(by_class.values()):
         if image is None:
-            raise ReadingError("A label without a file of a class needs its image, whose voxels are all background.")
+            raise ReadingError(
+                "A label that has no file for any class needs its image: all voxels of that image are background."
+            )
         empty = partial(np.zeros, image.shape, np.uint8)
         strange = [name for name in files if class_of(name, names) is None]
         notices = ()
         if strange:
             notices = (
-                f"{first or strange[0]}: the label names {', '.join(strange)}, and none of the classes "
-                f"{', '.join(names[1:])}; all of it is background.",
+                f"{first or strange[0]}: the label names {', '.join(strange)}, but none of the classes "
+                f"{', '.join(names[1:])}; all its voxels become background.",
             )
         return ImageFile(replace(image, channels=1), empty, notices)
     opened = {path: open_image(path, label=True) for paths in by_class.values() for path in paths}
@@ -70,10 +72,11 @@ def open_class_files(
 
 def _check_same(path: Path, grid: Grid, first: Path, wanted: Grid) -> None:
     if grid.channels != 1:
-        raise ReadingError(f"{path}: {grid.channels} channels; expected the mask of one class.")
+        raise ReadingError(f"{path}: it has {grid.channels} channels; expected 1, the mask of one class.")
     if grid.shape != wanted.shape:
         raise ReadingError(
-            f"{path}: its shape is {grid.shape}, that of {first} of the same label {wanted.shape}; they must be equal."
+            f"{path}: its shape is {grid.shape}, but {first} of the same label has the shape {wanted.shape}; they must "
+            "be equal."
         )
     if (apart := wanted.voxels_apart(grid)) > 0.5:
         raise ReadingError(

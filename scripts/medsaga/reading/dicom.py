@@ -173,10 +173,12 @@ def _file(path: Path) -> DicomSeries:
         raise ReadingError(f"{path}: is no DICOM file.")
     file = read_header(path)
     if path.name.upper() == "DICOMDIR" or file.sop_class == "1.2.840.10008.1.3.10":
-        raise ReadingError(f"{path}: a DICOMDIR only lists files; name the folder that holds a series' slices.")
+        raise ReadingError(
+            f"{path}: this is a DICOMDIR, which only lists files; give the folder with the slices of a series."
+        )
     kind = other_than_image(file)
     if kind:
-        raise ReadingError(f"{path}: a DICOM file, but not an image: {kind}.")
+        raise ReadingError(f"{path}: it is a DICOM file, but not an image: {kind}.")
     slices, _ = main_slices(path, [file])
     return _checked(file.text("SeriesInstanceUID"), path, slices, ())
 
@@ -189,11 +191,11 @@ def _folder(path: Path) -> DicomSeries:
     if found:
         raise ReadingError(f"{path}: holds {_several(found)}.")
     kinds = Counter(read_folder(path).left_out.values())
-    here = f"holds no DICOM image ({', '.join(f'{n} of: {kind}' for kind, n in kinds.items()) or 'no files'})"
+    here = f"holds no DICOM image ({', '.join(f'{kind}: {n}' for kind, n in kinds.items()) or 'no files'})"
     below = _folders_with_dicom(path)
     if below:
-        raise ReadingError(f"{path}: {here}; DICOM lies in its sub-folders, name one: {', '.join(below)}.")
-    raise ReadingError(f"{path}: {here}; the slices of one series are expected.")
+        raise ReadingError(f"{path}: {here}; DICOM files are in its sub-folders, give one: {', '.join(below)}.")
+    raise ReadingError(f"{path}: {here}; give a folder with the slices of one series.")
 
 
 def _one_of(path: Path) -> DicomSeries:
@@ -211,7 +213,7 @@ def _one_of(path: Path) -> DicomSeries:
 
 def _several(found: Sequence[DicomSeries]) -> str:
     what = "images" if len({series.uid for series in found}) == 1 else "series"
-    return f"{len(found)} {what}, name one as {found[0].path}: {'; '.join(map(str, found))}"
+    return f"{len(found)} {what}; give one of them, such as {found[0].path}: {'; '.join(map(str, found))}"
 
 
 def _folders_with_dicom(path: Path) -> list[str]:
@@ -234,5 +236,5 @@ def _left_out(files: dict[Path, str]) -> tuple[str, ...]:
     sentences = []
     for kind, paths in kinds.items():
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        sentences.append(f"{paths[0]}{more}: left out, {kind}.")
+        sentences.append(f"{paths[0]}{more}: left out ({kind}).")
     return tuple(sentences)

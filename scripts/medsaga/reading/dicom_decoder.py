@@ -78,7 +78,7 @@ def decode_apart(elements: dict[str, Any], syntax: str, data: bytes) -> np.ndarr
             waiting = select.poll()  # select.select accepts no file numbers above 1023, which servers reach
             waiting.register(process.stdout, select.POLLIN)
             if not waiting.poll(1000 * _SECONDS):
-                raise TimeoutError(f"no end within {_SECONDS} s")
+                raise TimeoutError(f"the decoder did not end within {_SECONDS} s")
             answer, pixels = _receive(process.stdout)
             error = answer.get("error")
             decoded = None if error else np.frombuffer(pixels, answer["dtype"]).reshape(answer["shape"])

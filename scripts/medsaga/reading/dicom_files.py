@@ -195,8 +195,8 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         body = inflate.decompress(file.read(), _MAX_INFLATED)
         if not inflate.eof:
             large = len(body) == _MAX_INFLATED
-            problem = f"more than {_MAX_INFLATED >> 20} MiB when inflated" if large else "cut off"
-            raise ReadingError(f"{path}: a deflated DICOM file that is {problem}.")
+            problem = f"has more than {_MAX_INFLATED >> 20} MiB when inflated" if large else "is cut off"
+            raise ReadingError(f"{path}: this deflated DICOM file {problem}.")
         yield BytesIO(head.replace(uid, ExplicitVRLittleEndian.encode().ljust(len(uid), b"\0")) + body)
 
 
@@ -233,9 +233,11 @@ def numbers(file: DicomFile, keyword: str, count: int, source: Dataset | None = 
             return None
         found = np.atleast_1d(np.array(value, float))
     except Exception as e:
-        raise ReadingError(f"{file.path}: its {keyword} has to be numbers: {reason(e)}.") from e
+        raise ReadingError(f"{file.path}: its {keyword} must be numbers: {reason(e)}.") from e
     if found.shape != (count,) or not np.isfinite(found).all():
-        raise ReadingError(f"{file.path}: its {keyword} is {value}, not {count} finite number{'s' * (count > 1)}.")
+        raise ReadingError(
+            f"{file.path}: its {keyword} is {value}; it must be {count} finite number{'s' * (count > 1)}."
+        )
     return found
 
 
@@ -250,5 +252,5 @@ def whole(file: DicomFile, keyword: str, default: int | None = None) -> int:
         raise ReadingError(f"{file.path}: has no {keyword}, which an image must have; is the file damaged?")
     value = float(default if found is None else found[0])  # type: ignore[arg-type]
     if value != round(value):
-        raise ReadingError(f"{file.path}: its {keyword} is {value:g}; a whole number is needed.")
+        raise ReadingError(f"{file.path}: its {keyword} is {value:g}; it must be a whole number.")
     return int(value)

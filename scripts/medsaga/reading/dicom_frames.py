@@ -39,31 +39,31 @@ def check_frames(file: DicomFile) -> None:
     """
     if file.element != "PixelData":
         found = file.element or "no pixel data; is the file complete?"
-        raise ReadingError(f"{file.path}: has {found}{'; whole numbers are read' if file.element else ''}.")
+        raise ReadingError(f"{file.path}: has {found}{'; only whole numbers can be read' if file.element else ''}.")
     stored = file.stored
     columns, rows, samples, allocated, kind = stored.columns, stored.rows, stored.samples, stored.allocated, stored.kind
     if min(columns, rows, file.frames) < 1:
         raise ReadingError(f"{file.path}: its header gives {columns} columns, {rows} rows and {file.frames} frames.")
     if allocated not in (8, 16):
-        raise ReadingError(f"{file.path}: its BitsAllocated is {allocated}; 8 and 16 are read.")
+        raise ReadingError(f"{file.path}: its BitsAllocated is {allocated}; only 8 and 16 can be read.")
     if not (0 < stored.bits <= allocated and stored.bits - 1 <= stored.high < allocated):
         raise ReadingError(
             f"{file.path}: its BitsStored {stored.bits} and HighBit {stored.high} do not fit {allocated} bits."
         )
     if kind not in (_GREY if samples == 1 else _COLOURS if samples == 3 else ()):
         raise ReadingError(
-            f"{file.path}: {samples} samples a pixel with PhotometricInterpretation {kind or 'missing'} are not read; "
-            f"1 with {', '.join(_GREY)} and 3 with {', '.join(_COLOURS)} are."
+            f"{file.path}: it has {samples} samples a pixel and PhotometricInterpretation {kind or 'missing'}; only 1 "
+            f"with {', '.join(_GREY)} and 3 with {', '.join(_COLOURS)} can be read."
         )
     known = (*_NATIVE, *_GDCM, uid.RLELossless)
     if file.syntax not in known:
-        raise ReadingError(f"{file.path}: its transfer syntax {file.syntax.name} is not read; decompress it first.")
+        raise ReadingError(f"{file.path}: its transfer syntax {file.syntax.name} cannot be read; decompress it first.")
     if file.syntax not in _NATIVE:
         if file.length != UNDEFINED:
-            raise ReadingError(f"{file.path}: says {file.syntax.name}, but its pixel data are not encapsulated.")
+            raise ReadingError(f"{file.path}: its header says {file.syntax.name}, but its pixels are not encapsulated.")
         return
     if allocated == 8 and file.syntax == uid.ExplicitVRBigEndian:
-        raise ReadingError(f"{file.path}: 8-bit pixels in big-endian order are not read; convert it to little-endian.")
+        raise ReadingError(f"{file.path}: big-endian pixels of 8 bits cannot be read; convert it to little-endian.")
     needed = _frame_bytes(file) * file.frames
     with opened(file.path) as stream:
         held = min(file.length, stream.seek(0, 2) - file.offset) if file.length != UNDEFINED else 0

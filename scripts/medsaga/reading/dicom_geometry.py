@@ -53,8 +53,8 @@ def slices_of(file: DicomFile) -> list[Slice]:
     """
     if "MOSAIC" in file.text("ImageType").upper().split("\\"):
         raise ReadingError(
-            f"{file.path}: a mosaic, with all slices of a volume side by side in one image; convert it first, for "
-            f"example with dcm2niix."
+            f"{file.path}: this is a mosaic, with all slices of a volume side by side in one image; convert it first, "
+            f"for example with dcm2niix."
         )
     per_frame = _items(file, file.header, "PerFrameFunctionalGroupsSequence")
     if file.frames == 1 and not per_frame:
@@ -62,8 +62,8 @@ def slices_of(file: DicomFile) -> list[Slice]:
     kind = file.sop_class.name.removesuffix(" Storage") or "DICOM file"
     if not per_frame:
         raise ReadingError(
-            f"{file.path}: {kind} with {file.frames} frames that have no positions in the patient, as a film or "
-            f"projections have; give single frames, or a volume as enhanced multi-frame."
+            f"{file.path}: this {kind} has {file.frames} frames without positions in the patient, like a film or "
+            f"projections; give single frames, or a volume as enhanced multi-frame."
         )
     if len(per_frame) != file.frames:
         raise ReadingError(
@@ -75,8 +75,8 @@ def slices_of(file: DicomFile) -> list[Slice]:
     lacking = [n for n, s in enumerate(found) if s.position is None or s.axes is None]
     if lacking and len(found) > 1:
         raise ReadingError(
-            f"{file.path}: {kind} in which {len(lacking)} of {len(found)} frames (the first is frame {lacking[0] + 1}) "
-            f"have no PlanePositionSequence or PlaneOrientationSequence; without them they make no volume."
+            f"{file.path}: in this {kind} {len(lacking)} of {len(found)} frames (the first is frame {lacking[0] + 1}) "
+            f"have no PlanePositionSequence or PlaneOrientationSequence, so the frames make no volume."
         )
     return found
 
@@ -91,7 +91,7 @@ def _items(file: DicomFile, source: Dataset, keyword: str) -> list[Dataset]:
     found = source.get(keyword)
     if found is None or isinstance(found, PydicomSequence):
         return list(found or [])
-    raise ReadingError(f"{file.path}: its {keyword} is no sequence of items; is the file damaged?")
+    raise ReadingError(f"{file.path}: its {keyword} is not a sequence of items; is the file damaged?")
 
 
 def _slice(file: DicomFile, frame: int, sources: list[Dataset]) -> Slice:
@@ -225,7 +225,7 @@ def _regular(where: Path, slices: Sequence[Slice], heights: np.ndarray) -> tuple
     if 1 <= len(odd) <= 0.2 * len(gaps) + 1 and missing > 0:
         cause = f"{missing} may be missing there" if len(odd) == 1 else "slices may be missing"
     raise ReadingError(
-        f"{where}: its slices lie {gaps.min():.2f} to {gaps.max():.2f} mm apart, the first break is after slice "
+        f"{where}: its slices lie {gaps.min():.2f} to {gaps.max():.2f} mm apart; the first break is after slice "
         f"{k + 1} of {len(slices)} ({_name(slices[k])}): {cause}. Use "
         f"the complete series, or resample it to one spacing."
     )
@@ -248,9 +248,9 @@ def _straight(where: Path, slices: Sequence[Slice], across: np.ndarray, gap: flo
     angle = np.degrees(np.arctan2(np.linalg.norm(drift), gap))
     raise ReadingError(
         f"{where}: its slices are shifted against each other, by up to {off:.2f} mm from a line at right angles to "
-        f"them, by a gantry tilted by {angle:.1f} degrees. A mask on a straightened grid would lie on none of its "
-        f"slices, so it could be neither a DICOM SEG nor shown voxel by voxel. Straighten the series first; dcm2niix, "
-        f"for example, writes an untilted NIfTI."
+        f"them: the gantry was tilted by {angle:.1f} degrees. A mask on a straight grid would not lie on these slices, "
+        f"so it could not become a DICOM SEG or be shown voxel by voxel. Straighten the series first: dcm2niix, for "
+        f"example, writes an untilted NIfTI."
     )
 
 

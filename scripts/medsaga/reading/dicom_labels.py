@@ -44,7 +44,7 @@ def label_names(path: str | Path) -> list[str]:
     path = Path(path)
     kind = dicom_label_kind(path)
     if not kind:
-        raise ReadingError(f"{path}: neither a DICOM segmentation nor a structure set.")
+        raise ReadingError(f"{path}: it is neither a DICOM segmentation nor a structure set.")
     return _names(_read(path, pixels=False), kind)
 
 
@@ -66,13 +66,13 @@ def open_dicom_label(path: Path, kind: str, class_names: Sequence[str] | None, i
     """
     names = needed(class_names, path, f"a DICOM {kind}")
     if image is None:
-        raise ReadingError(f"{path}: a DICOM {kind} is drawn on its image; give the case's image, too.")
+        raise ReadingError(f"{path}: a DICOM {kind} can be read only with its image; give the case's image, too.")
     found = _names(_read(path, pixels=False), kind)
     notices = ()
     if not any(class_of(name, names) for name in found):
         notices = (
-            f"{path}: its {'segments' if kind == 'SEG' else 'regions'} are {', '.join(found) or 'none'}, and none of "
-            f"the classes {', '.join(names[1:])}; all of the label is background.",
+            f"{path}: its {'segments' if kind == 'SEG' else 'regions'} are {', '.join(found) or 'none'}, but none of "
+            f"the classes {', '.join(names[1:])}; all its voxels become background.",
         )
     return ImageFile(replace(image, channels=1), partial(_load, path, kind, names, image), notices)
 
@@ -93,7 +93,7 @@ def _load(path: Path, kind: str, class_names: Sequence[str], image: Grid) -> np.
             except ReadingError:
                 raise
             except Exception as err:  # pydicom raises many kinds of exceptions for a damaged file
-                raise ReadingError(f"{path}: a DICOM {kind} that cannot be read: {reason(err)}.") from err
+                raise ReadingError(f"{path}: this DICOM {kind} cannot be read: {reason(err)}.") from err
     return layers.finished()
 
 

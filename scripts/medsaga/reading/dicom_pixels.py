@@ -39,23 +39,23 @@ def check_values(where: Path, slices: Sequence[Slice]) -> tuple[str, ...]:
     colour = [s for s in slices if channels_of(s.file) != 1]
     if colour and (len(slices) > 1 or slices[0].position is not None):
         raise ReadingError(
-            f"{colour[0].file.path}: a slice in colour ({colour[0].file.stored.kind}); volumes of grey values "
-            f"are read, and colour pictures that have no position in the patient."
+            f"{colour[0].file.path}: this slice is in colour ({colour[0].file.stored.kind}). Volumes must have grey "
+            f"values; colour can be read only in a picture without a position in the patient."
         )
     for n, keyword in enumerate(("RescaleSlope", "RescaleIntercept")):
         lacking = [s for s in slices if s.rescale[n] is None]
         if lacking and len(lacking) < len(slices):
             raise ReadingError(
                 f"{where}: {len(lacking)} of {len(slices)} slices (for example {lacking[0].file.path.name}) have no "
-                f"{keyword}, the others do; their values would not go together."
+                f"{keyword}, but the others do; their values cannot be compared."
             )
     notices = []
     if first.stored.kind == "MONOCHROME1" and slices[0].position is not None:
-        notices.append(f"{where}: is to be shown inverted (MONOCHROME1); its values are left as they are.")
+        notices.append(f"{where}: its header says to show it inverted (MONOCHROME1); its values are not changed.")
     padding = [numbers(s.file, "PixelPaddingValue", 1) for s in slices]
     found = [int(value[0]) for value in padding if value is not None]
     if found and not colour:
-        notices.append(f"{where}: padding ({found[0]}, PixelPaddingValue) is given the lowest value of the rest.")
+        notices.append(f"{where}: padding ({found[0]}, PixelPaddingValue) gets the lowest value of the other voxels.")
     return tuple(notices)
 
 

@@ -54,7 +54,7 @@ def read_folder(path: Path) -> Folder:
     for file in suspects:
         if _suffix(file) in _DICOM_SUFFIXES or (_suffix(file) in suffixes and not _is_text(file)):
             del folder.left_out[file]
-            folder.damaged[file] = ReadingError(f"{file}: is no DICOM file, though named like one; is it damaged?")
+            folder.damaged[file] = ReadingError(f"{file}: is no DICOM file, but is named like one; is it damaged?")
     return folder
 
 
@@ -105,7 +105,7 @@ def main_slices(where: Path, files: Sequence[DicomFile]) -> tuple[list[Slice], d
     many = [f for f in files if f.frames > 1]
     if many and len(files) > 1:
         raise ReadingError(
-            f"{where}: {len(many)} multi-frame images among the {len(files)} files of a series; name one file, for "
+            f"{where}: {len(many)} multi-frame images are among the {len(files)} files of a series; give one file, for "
             f"example {many[0].path.name}."
         )
     slices = [s for f in files for s in slices_of(f)]
@@ -130,8 +130,8 @@ def main_slices(where: Path, files: Sequence[DicomFile]) -> tuple[list[Slice], d
             raise ReadingError(f"{first.file.path}: {_difference(first, main[0])} the other slices of its series.")
         else:
             raise ReadingError(
-                f"{where}: one series, but several volumes: {', '.join(map(_described, groups))}. Put each into "
-                f"a folder of its own."
+                f"{where}: its one series holds several volumes: {', '.join(map(_described, groups))}. Put each "
+                f"into a folder of its own."
             )
     return main, left_out
 
@@ -145,8 +145,8 @@ def _groups(where: Path, slices: Iterable[Slice]) -> list[list[Slice]]:
         group.append(s)
         if len(groups) > _MOST_GEOMETRIES:
             raise ReadingError(
-                f"{where}: one series whose images differ in direction, size, spacing or frame of reference more than "
-                f"{_MOST_GEOMETRIES} times; they make no volume. Name a single file instead."
+                f"{where}: the images of this series differ in direction, size, spacing or frame of reference more "
+                f"than {_MOST_GEOMETRIES} times, so they make no volume. Give a single file instead."
             )
     return sorted(groups, key=len, reverse=True)
 

@@ -120,8 +120,8 @@ def check_size(path: object, shape: tuple[int, ...], channels: int = 1) -> None:
     size = 4 * channels * int(np.prod(shape, dtype=object))
     if size > max_image_bytes():
         raise ReadingError(
-            f"{path}: its header gives the shape {shape}, {size / 1e9:.1f} GB as float32, more than the "
-            f"{max_image_bytes() / 1e9:g} GB that are read (MEDSAGA_MAX_IMAGE_GB)."
+            f"{path}: its header gives the shape {shape}, {size / 1e9:.1f} GB as float32; the limit is "
+            f"{max_image_bytes() / 1e9:g} GB (MEDSAGA_MAX_IMAGE_GB)."
         )
 
 

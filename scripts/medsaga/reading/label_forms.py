@@ -49,7 +49,8 @@ def open_label(value: Any, class_names: Sequence[str] | None = None, image: Grid
         return open_class_files(value, class_names, image)
     if not isinstance(value, str | Path):
         raise ReadingError(
-            f"{value}: a label is one path, or for each class a path or a list of paths, not a {type(value).__name__}."
+            f"{value}: a label must be one path, or for each class a path or a list of paths, not "
+            f"{type(value).__name__}."
         )
     path = Path(value)
     if kind := dicom_label_kind(path):
@@ -60,12 +61,12 @@ def open_label(value: Any, class_names: Sequence[str] | None = None, image: Grid
     count = file.grid.channels
     if class_names is None:
         raise ReadingError(
-            f"{path}: a label of {count} channels; expected one class number for each voxel. To take it as one-hot, "
-            "one channel a class, give ReadImaged the class_names."
+            f"{path}: the label has {count} channels; expected one class number for each voxel. To read it as one-hot "
+            "(one channel for each class), give ReadImaged the class_names."
         )
     if count not in (len(class_names), len(class_names) - 1):
         raise ReadingError(
-            f"{path}: a label of {count} channels; expected one class number for each voxel, or one-hot "
+            f"{path}: the label has {count} channels; expected one class number for each voxel, or one-hot "
             f"{len(class_names)} channels for the classes {', '.join(class_names)}, or {len(class_names) - 1} for all "
             "but the first."
         )
@@ -78,8 +79,8 @@ def _from_one_hot(path: Path, values: np.ndarray, class_names: Sequence[str]) ->
     white = high if high in WHITE and values.dtype.kind in "iu" else 1
     if not (low >= 0 and high <= white) or (white > 1 and not ((values == 0) | (values == white)).all()):
         raise ReadingError(
-            f"{path}: a label of {values.shape[-1]} channels with values from {low:g} to {high:g}; expected 0 and 1, "
-            "or probabilities from 0 to 1, of one class in each channel."
+            f"{path}: the label has {values.shape[-1]} channels and values from {low:g} to {high:g}; expected in each "
+            "channel 0 and 1, or probabilities from 0 to 1, of one class."
         )
     layers = Layers(values.shape[:-1], class_names, path)
     if values.shape[-1] < len(class_names):

@@ -34,12 +34,16 @@ def whole_numbers(values: np.ndarray, name: str | Path) -> np.ndarray:
     if values.dtype.kind in "iu":
         return values
     if values.dtype.kind != "f":
-        raise ReadingError(f"{name}: values of type {values.dtype}; expected class numbers, whole numbers from 0 on.")
+        raise ReadingError(
+            f"{name}: its values are of type {values.dtype}; expected class numbers, whole numbers from 0 on."
+        )
     low, high = (float(extreme) for extreme in (values.min(), values.max()))  # NaN shows in both
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ReadingError(f"{name}: it has NaN or infinite values; expected class numbers, whole numbers from 0 on.")
     if max(-low, high) > 2**31 - 1:
-        raise ReadingError(f"{name}: values from {low:g} to {high:g}; expected class numbers, 0 to {_MAX_CLASS}.")
+        raise ReadingError(
+            f"{name}: its values go from {low:g} to {high:g}; expected class numbers, 0 to {_MAX_CLASS}."
+        )
     whole = np.empty(values.shape, dtype=np.int32)
     for index in range(values.shape[-1]):  # one slice at a time, so that checking takes little memory
         part = values[..., index]
@@ -47,8 +51,8 @@ def whole_numbers(values: np.ndarray, name: str | Path) -> np.ndarray:
         apart = np.abs(part - rounded) > _TOLERANCE
         if apart.any():
             raise ReadingError(
-                f"{name}: values such as {part[apart].flat[0]:g} are no class numbers. A mask is resampled by nearest "
-                "neighbour; of probabilities, save the class with the largest one instead."
+                f"{name}: values such as {part[apart].flat[0]:g} are no class numbers. Resample a mask by nearest "
+                "neighbour; instead of probabilities, save the class with the largest one."
             )
         whole[..., index] = rounded
     return whole
@@ -98,7 +102,7 @@ def check_labelled_slices(slices: Any, count: int, name: str | Path) -> None:
     right = all(type(number) is int and 0 <= number < count for number in numbers)
     if not numbers or not right or len(set(numbers)) < len(numbers):
         shown = list(numbers)[:8] if numbers else slices
-        wanted = f"numbers from 0 to {count - 1}, each once" if count else "left out, as the image has none"
+        wanted = f"numbers from 0 to {count - 1}, each once" if count else "leave it out, as the image has no slices"
         raise ReadingError(
             f"{name}: labelled_slices is {shown}; it must be numbers of slices along the volume's third axis: {wanted}."
         )
@@ -126,7 +130,7 @@ def class_numbers(values: np.ndarray, num_classes: int, name: str | Path) -> tup
         return values.astype(np.uint8), ()
     foreground = [value for value in present if value != 0]
     if num_classes == 2 and len(foreground) == 1 and foreground[0] in WHITE:
-        return (values != 0).astype(np.uint8), (f"{name}: values 0 and {foreground[0]} are taken for 0 and 1.",)
+        return (values != 0).astype(np.uint8), (f"{name}: values 0 and {foreground[0]} are read as 0 and 1.",)
     raise ReadingError(
         f"{name}: label values {_listed(outside)} are outside the {num_classes} classes (0 = background to "
         f"{num_classes - 1}). {_remedy(foreground, num_classes, name)}"
@@ -152,6 +156,7 @@ def _remedy(foreground: list[int], num_classes: int, name: str | Path) -> str:
             "preprocessing."
         )
     return (
-        f"It has {len(foreground)} values besides 0, the bundle {num_classes - 1} classes: add them to class_names, or "
-        "merge or leave out the others by MapLabelValued before CheckCased in the bundle's preprocessing."
+        f"It has {len(foreground)} values besides 0, but the bundle has {num_classes - 1} classes: add the others to "
+        "class_names, or merge them or leave them out by MapLabelValued before CheckCased in the bundle's "
+        "preprocessing."
     )

@@ -51,7 +51,7 @@ class Layers:
         """The label; overlaps of classes are logged."""
         for (under, over), count in self._covered.items():
             _LOGGER.warning(
-                "%s: %d voxels are %s and %s as well; they are taken for %s, the later class.",
+                "%s: %d voxels belong to both %s and %s; they are counted as %s, the later class.",
                 self.name, count, self.class_names[under], self.class_names[over], self.class_names[over],
             )  # fmt: skip
         return self.label

@@ -59,8 +59,8 @@ def metaimage_header(path: Path) -> StoredVolume:
         fields.get("ElementToIntensityFunctionOffset", 0)
     ):
         raise ReadingError(
-            f"{path}: its values are to be rescaled (ElementToIntensityFunction), which readers do or do not; save it "
-            "with the rescaled values."
+            f"{path}: its header says to rescale the values (ElementToIntensityFunction), and not all programs do so; "
+            "save it with the rescaled values."
         )
     big = _true(fields, "BinaryDataByteOrderMSB") or _true(fields, "ElementByteOrderMSB")
     name = _value(path, fields, "ElementDataFile")
@@ -70,7 +70,9 @@ def metaimage_header(path: Path) -> StoredVolume:
     compressed = _true(fields, "CompressedData")
     skip = int(fields.get("HeaderSize", 0))
     if skip < -1 or (skip and (compressed or data_file == path)):
-        raise ReadingError(f"{path}: HeaderSize is {skip}; expected 0, or for raw values in another file -1 or more.")
+        raise ReadingError(
+            f"{path}: HeaderSize is {skip}; expected 0, or -1 or more if raw values are in another file."
+        )
     return StoredVolume(
         shape=shape,
         dtype=np.dtype(_DTYPES[kind]).newbyteorder(">" if big else "<"),
@@ -96,7 +98,7 @@ def _fields(path: Path, raw: bytes) -> tuple[dict[str, str], int]:
             break
         position = end + 1
     if "ElementDataFile" not in fields:
-        raise ReadingError(f"{path}: it has no MetaImage header; its content is of another format, or damaged.")
+        raise ReadingError(f"{path}: it has no MetaImage header; it is of another format, or damaged.")
     return fields, position
 
 

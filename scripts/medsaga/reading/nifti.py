@@ -35,7 +35,7 @@ def nifti_header(path: Path) -> StoredVolume:
             raw += piece
     order = next((o for o in ("little", "big") if int.from_bytes(raw[:4], o) in _KINDS), None)
     if order is None:
-        raise ReadingError(f"{path}: it does not begin as NIfTI does; its content is of another format, or damaged.")
+        raise ReadingError(f"{path}: it does not begin like a NIfTI file; it is of another format, or damaged.")
     size = int.from_bytes(raw[:4], order)
     if len(raw) < size:
         raise ReadingError(f"{path}: it ends within its header; it is truncated.")
@@ -43,7 +43,8 @@ def nifti_header(path: Path) -> StoredVolume:
     magic = header["magic"].item()
     if not magic.startswith((b"n+1", b"n+2")):
         raise ReadingError(
-            f"{path}: its header says {magic!r}, for NIfTI in one file it is 'n+1' or 'n+2'; save it as one .nii file."
+            f"{path}: its header says {magic!r}; it must say 'n+1' or 'n+2', NIfTI in one file. Save it as one .nii "
+            "file."
         )
     _check_pixdim(path, header)
     offset = float(header["vox_offset"])
@@ -88,13 +89,13 @@ def _affine(path: Path, header: nib.Nifti1Header) -> tuple[np.ndarray, tuple[str
             apart = np.inf
         if not apart <= 0.5:
             notices.append(
-                f"{path}: its two affines, sform and qform, lie up to {apart:.1f} voxels apart; sform is used, other "
-                "programs may use qform."
+                f"{path}: its two affines, sform and qform, lie up to {apart:.1f} voxels apart; sform is used, but "
+                "other programs may use qform."
             )
     elif sform <= 0 and qform <= 0:
         notices.append(
-            f"{path}: its header gives no affine (sform and qform have code 0); its place is unknown, and its axes are "
-            "taken to go from right to left, back to front and bottom to top."
+            f"{path}: its header gives no affine (sform and qform have code 0), so its place is unknown; its axes are "
+            "assumed to go from right to left, back to front and bottom to top."
         )
     code = int(header["xyzt_units"]) & 7
     if code not in _MM:

@@ -53,7 +53,7 @@ def nrrd_header(path: Path) -> StoredVolume:
     with open(path, "rb") as file:
         stream = io.BytesIO(file.read(_MOST_HEADER))
     if stream.getvalue()[:4] != b"NRRD":
-        raise ReadingError(f"{path}: it does not begin as NRRD does; its content is of another format, or damaged.")
+        raise ReadingError(f"{path}: it does not begin like an NRRD file; it is of another format, or damaged.")
     header = nrrd.read_header(stream)
     missing = [key for key in ("type", "sizes", "encoding") if key not in header]
     if missing:
@@ -119,22 +119,23 @@ def _affine(
         spacings = np.asarray(header.get("spacings", np.ones(len(sizes))), dtype=np.float64)
         if np.any(np.nan_to_num(np.asarray(header.get("axis mins", 0), dtype=np.float64))):
             raise ReadingError(
-                f"{path}: it gives its place by 'axis mins'; give 'space directions' and 'space origin'."
+                f"{path}: its header gives its place by 'axis mins'; save it with 'space directions' and 'space "
+                "origin'."
             )
         matrix = np.diag(spacings[axes])[:3, :3]
         notices.append(
-            f"{path}: its header gives no directions{'' if 'spacings' in header else ' and no spacing'}; its place is "
-            "unknown, and its axes are taken to go from right to left, front to back and bottom to top."
+            f"{path}: its header gives no directions{'' if 'spacings' in header else ' and no spacing'}, so its place "
+            "is unknown; its axes are assumed to go from right to left, front to back and bottom to top."
         )
     else:
         rows = [None if row is None else np.asarray(row, dtype=np.float64) for row in directions]
         axes = [axis for axis, row in enumerate(rows) if row is not None and not np.isnan(row).all()]
         matrix = np.stack([rows[axis] for axis in axes], axis=1)
         if not space:
-            notices.append(f"{path}: its header names no space; it is taken as left-posterior-superior.")
+            notices.append(f"{path}: its header names no space; left-posterior-superior is assumed.")
     origin = header.get("space origin")
     if directions is not None and origin is None:
-        notices.append(f"{path}: its header gives no space origin; it is taken as (0, 0, 0).")
+        notices.append(f"{path}: its header gives no space origin; (0, 0, 0) is assumed.")
     affine = np.eye(4)
     affine[: matrix.shape[0], : matrix.shape[1]] = matrix[:, :3]
     if matrix.shape == (3, 2):  # one slice in space: the third axis is its normal
@@ -155,14 +156,14 @@ def _channel_axis(path: Path, header: Mapping[str, Any], sizes: tuple[int, ...],
     others = [axis for axis in range(len(sizes)) if axis not in axes and sizes[axis] != 1]
     if others and path.name.lower().endswith(".seg.nrrd"):
         raise ReadingError(
-            f"{path}: a segmentation with {sizes[others[0]]} layers (.seg.nrrd); expected one class number for each "
+            f"{path}: this segmentation (.seg.nrrd) has {sizes[others[0]]} layers; expected one class number for each "
             "voxel. In Slicer, export it to a labelmap and save that as NIfTI."
         )
     kinds = [_kinds(header, sizes)[axis] or "none" for axis in others]
     if len(others) > 1 or any(kind in name for kind in _NO_CHANNELS for name in kinds):
         raise ReadingError(
-            f"{path}: axes {', '.join(map(str, others))} of its values, of kind {', '.join(kinds)}, are none in space; "
-            "expected at most one, a list of values. Save the one to segment as a file of its own."
+            f"{path}: its axes {', '.join(map(str, others))} (kinds: {', '.join(kinds)}) are no axes in space; at most "
+            "one such axis, a list of values, can be read. Save what is to be segmented as a file of its own."
         )
     return others[0] if others else None
 

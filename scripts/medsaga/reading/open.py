@@ -44,5 +44,5 @@ def open_image(path: str | Path, label: bool = False) -> ImageFile:
     if is_dicom(path):
         return open_dicom(path)
     raise ReadingError(
-        f"{path}: of no format that is read here: {', '.join((*VOLUMES, *PICTURES, *ARRAYS))}, or DICOM."
+        f"{path}: its format cannot be read; expected {', '.join((*VOLUMES, *PICTURES, *ARRAYS))}, or DICOM."
     )

@@ -39,6 +39,6 @@ def replace_padding(values: np.ndarray, path: Path) -> tuple[np.ndarray, str | N
         return values, None
     values[padding] = following
     return values, (
-        f"{path}: {share:.1%} of its voxels have the value {lowest:g}, the next larger is {following:g}; taken as "
-        f"padding, they are read as {following:g}."
+        f"{path}: {share:.1%} of its voxels have the value {lowest:g}, and the next larger value is {following:g}; "
+        f"such voxels are taken as padding and read as {following:g}."
     )

@@ -45,7 +45,7 @@ def open_picture(path: Path, label: bool = False) -> ImageFile:
         channels = 1 if label else _channels(picture)
         notices = ()
         if "16" in _rawmode(picture) and picture.mode in ("L", "LA", "RGB", "RGBA"):
-            notices = (f"{path}: 16 bits for each colour, of which the upper 8 are read.",)
+            notices = (f"{path}: it has 16 bits for each colour; only the upper 8 are read.",)
     grid = Grid((width, height), np.diag([-1.0, -1.0, 1.0, 1.0]), channels, placed=False, unit="pixels")
     return ImageFile(grid, partial(_load, path, grid, label), notices)
 
@@ -65,10 +65,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise ReadingError(
             f"{path}: its content is DICOM; give it the suffix .dcm."
             if dicom
-            else f"{path}: its content is not PNG, JPEG, BMP or TIFF, of a kind that is read, or it is damaged."
+            else f"{path}: it is not a PNG, JPEG, BMP or TIFF that can be read, or it is damaged."
         ) from err
     except Exception as err:  # PIL raises many kinds: OSError, SyntaxError, struct.error, its own bomb error
-        raise ReadingError(f"{path}: it cannot be read as a picture, or not to its end: {reason(err)}.") from err
+        raise ReadingError(f"{path}: it cannot be read as a picture, or only in part: {reason(err)}.") from err
 
 
 def _check_header(path: Path, picture: Image.Image) -> None:
@@ -76,19 +76,21 @@ def _check_header(path: Path, picture: Image.Image) -> None:
     pixels = picture.width * picture.height
     if Image.MAX_IMAGE_PIXELS and pixels > Image.MAX_IMAGE_PIXELS:
         raise ReadingError(
-            f"{path}: its header gives {picture.width} × {picture.height} pixels, more than the "
-            f"{Image.MAX_IMAGE_PIXELS} that are read; make it smaller."
+            f"{path}: its header gives {picture.width} × {picture.height} pixels; the limit is "
+            f"{Image.MAX_IMAGE_PIXELS}. Make it smaller."
         )
     # MPO: a JPEG as phones save it, followed by previews
     pages = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
     if pages > 1:
-        raise ReadingError(f"{path}: {pages} pages; save the one as a file of its own.")
+        raise ReadingError(f"{path}: it has {pages} pages; save the page to use as a file of its own.")
     if picture.format == "TIFF":
         if picture.mode.startswith("I") and picture.tag_v2.get(_PHOTOMETRIC) == 0:
-            raise ReadingError(f"{path}: 16-bit TIFF whose white is zero; save it with black as zero.")
+            raise ReadingError(f"{path}: 0 is white in this 16-bit TIFF; save it with 0 as black.")
         if picture.tag_v2.get(_ORIENTATION) in _TURNED and picture.tile and picture.tile[0][0] == "raw":
             # Pillow 13 decodes the rows of such a file with the length of its columns
-            raise ReadingError(f"{path}: TIFF whose orientation tag turns it by 90°; save it upright, without the tag.")
+            raise ReadingError(
+                f"{path}: the orientation tag of this TIFF turns it by 90°; save it upright, without it."
+            )
 
 
 def _turned(picture: Image.Image) -> bool:
@@ -132,7 +134,7 @@ def _load(path: Path, grid: Grid, label: bool) -> np.ndarray:
         values = _label_values(path, upright, palette, factor) if label else _image_values(path, upright, palette)
     values = values.swapaxes(0, 1)
     if values.shape != (*grid.shape, *([grid.channels] if grid.channels > 1 else [])):
-        raise ReadingError(f"{path}: its orientation does not stand in its header; save it upright, without EXIF.")
+        raise ReadingError(f"{path}: its orientation is not in its header; save it upright, without EXIF.")
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
@@ -170,8 +172,8 @@ def _label_values(path: Path, picture: Image.Image, palette: np.ndarray | None, 
     if values.ndim == 3:
         if not (values == values[..., :1]).all():
             raise ReadingError(
-                f"{path}: a label in colours; expected class numbers. Save it as a picture of one channel (or with a "
-                "palette) whose values are the numbers of the classes."
+                f"{path}: the label is in colour; expected class numbers. Save it as a picture of one channel (or with "
+                "a palette) whose values are the numbers of the classes."
             )
         values = values[..., 0]
     return values // factor if factor > 1 else values
@@ -184,7 +186,7 @@ def _without_alpha(path: Path, values: np.ndarray) -> np.ndarray:
     colours, alpha = values[..., :-1], values[..., -1:]
     if (alpha < 255).any():
         _LOGGER.warning(
-            "%s: %.1f %% of its pixels are transparent; they are put on black.", path, (alpha < 255).mean() * 100
+            "%s: %.1f %% of its pixels are transparent; black is put behind them.", path, (alpha < 255).mean() * 100
         )
         colours = ((colours.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)
     return colours[..., 0] if colours.shape[-1] == 1 else colours

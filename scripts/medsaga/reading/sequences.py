@@ -31,8 +31,8 @@ def sequence_files(path: str | Path, sequences: Sequence[str]) -> list[str]:
         file = path.with_name(f"{stem}{end}{path.name[len(name_without_suffix(path)) :]}")
         if not file.exists() and not is_series(file):
             raise FileNotFoundError(
-                f"{file}: there is no such file or folder. It is the sequence {end!r} of {path}, beside which it is "
-                "expected."
+                f"{file}: there is no such file or folder. It should hold the sequence {end!r} of {path}, in the same "
+                "folder."
             )
         files.append(str(file))
     return files
@@ -48,7 +48,7 @@ def sequence_name(path: str | Path, sequences: Sequence[str]) -> str:
     if not name.endswith(sequences[0]):
         suffix = suffix_of(path)
         raise ValueError(
-            f"{path}: an image of {len(sequences)} sequences is given by the file of the first, whose name ends with "
+            f"{path}: give an image of {len(sequences)} sequences by the file of the first; its name must end with "
             f"{sequences[0] + suffix!r} (sequences of the bundle: {', '.join(sequences)})."
         )
     return name[: len(name) - len(sequences[0])]

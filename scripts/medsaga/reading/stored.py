@@ -90,7 +90,7 @@ def check_stored(path: Path, stored: StoredVolume) -> None:
     most = {"": 1, "zlib": _DEFLATE_RATIO}.get(stored.compression)
     if most and there * most < stored.skip + stored.size:
         raise ReadingError(
-            f"{path}: its header announces {stored.size} bytes of values, and {there} bytes are there"
+            f"{path}: its header announces {stored.size} bytes of values, but only {there} bytes are there"
             f"{', too few even if compressed' if most > 1 else ''}; it is truncated, or its header is wrong."
         )
 
@@ -123,7 +123,7 @@ def read_stored(path: Path, stored: StoredVolume) -> np.ndarray:
                 if position > stored.size + _MOST_BEHIND:
                     raise ReadingError(
                         f"{path}: more than {_MOST_BEHIND >> 20} MB follow after the {stored.size} bytes of values "
-                        "that its header announces; it is no volume of that shape."
+                        "that its header announces; it is not a volume of that shape."
                     )
         else:
             file.seek(start + stored.skip)
@@ -132,13 +132,13 @@ def read_stored(path: Path, stored: StoredVolume) -> np.ndarray:
             position += max(0, stored.file.stat().st_size - file.tell())
     if position < stored.size:
         raise ReadingError(
-            f"{path}: {max(position, 0)} of the {stored.size} bytes of values are there that its header announces; "
+            f"{path}: it has only {max(position, 0)} of the {stored.size} bytes of values that its header announces; "
             "it is truncated."
         )
     slice_size = int(np.prod(stored.shape[:2])) * stored.dtype.itemsize
     if position - stored.size >= slice_size:
         _LOGGER.warning(
-            "%s: after the values come %d bytes that its header does not announce, as much as %d slices; "
+            "%s: %d bytes follow after the values that its header announces, as much as %d slices; "
             "they are left out.",
             path, position - stored.size, (position - stored.size) // slice_size,
         )  # fmt: skip

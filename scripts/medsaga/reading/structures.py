@@ -49,7 +49,7 @@ def region_mask(structures: pydicom.Dataset, name: str, image: Grid, path: Path)
         DICOM PS3.3, C.8.8.6 (ROI Contour Module).
     """
     if len(image.shape) != 3 or not image.placed:
-        raise ReadingError(f"{path}: its contours lie in space, and its image has no place there.")
+        raise ReadingError(f"{path}: its contours have positions in the patient, but its image has none.")
     mask = np.zeros(image.shape, dtype=bool)
     numbers = [number for number, roi in region_names(structures).items() if label_key(roi) == label_key(name)]
     to_voxels = np.linalg.inv(image.affine) @ np.diag([-1.0, -1.0, 1.0, 1.0])  # from LPS
@@ -65,7 +65,9 @@ def region_mask(structures: pydicom.Dataset, name: str, image: Grid, path: Path)
                 continue
             points = np.asarray(contour.ContourData, dtype=np.float64)
             if points.size == 0 or points.size % 3 or not np.isfinite(points).all():
-                raise ReadingError(f"{path}: a contour of {name!r} has {points.size} numbers; expected three a point.")
+                raise ReadingError(
+                    f"{path}: a contour of {name!r} has {points.size} numbers; expected 3 for each point."
+                )
             points = np.c_[points.reshape(-1, 3), np.ones(points.size // 3)]
             axis, index = _draw(own, (points @ to_voxels.T)[:, :3], name, path)
             slices.add((axis, index))
@@ -84,12 +86,12 @@ def _draw(own: np.ndarray, points: np.ndarray, name: str, path: Path) -> tuple[i
     index = round(float(across.mean()))
     if np.abs(across - index).max() > _OFF_PLANE:
         raise ReadingError(
-            f"{path}: a contour of {name!r} lies {np.abs(across - index).max():.2f} voxels off the image's nearest "
-            "slice; it was drawn on another series. Give the image that it was drawn on."
+            f"{path}: a contour of {name!r} lies {np.abs(across - index).max():.2f} voxels away from the image's "
+            "nearest slice; it was drawn on another series. Give the image that it was drawn on."
         )
     if not 0 <= index < own.shape[axis]:
         raise ReadingError(
-            f"{path}: a contour of {name!r} lies on slice {index}, outside of the image's {own.shape[axis]}; it was "
+            f"{path}: a contour of {name!r} lies on slice {index}, but the image has {own.shape[axis]} slices; it was "
             "drawn on another series. Give the image that it was drawn on."
         )
     plane = np.moveaxis(own, axis, 0)[index]
@@ -105,5 +107,5 @@ def _warn_of_gaps(slices: set[tuple[int, int]], name: str, path: Path) -> None:
         return
     steps = np.diff(sorted(index for _, index in slices))
     if steps.min() > 1:
-        _LOGGER.warning("%s: %r has contours on every %d. slice only; those between stay background.",
+        _LOGGER.warning("%s: %r has contours only on every %d. slice; the slices between stay background.",
                         path, name, int(steps.min()))  # fmt: skip

@@ -67,8 +67,8 @@ def _layout(path: Path, stored: StoredVolume) -> tuple[tuple[int, int, int], int
     beyond = [i for i in spatial[3:] if shape[i] != 1]
     if len(beyond) + (axis is not None) > 1:
         raise ReadingError(
-            f"{path}: its header gives the shape {shape}; beyond the three axes in space expected one, of sequences or "
-            "classes. Save what is to be segmented as a file of its own."
+            f"{path}: its header gives the shape {shape}; at most one axis, of sequences or classes, may follow the "
+            "three axes in space. Save what is to be segmented as a file of its own."
         )
     if len(spatial) < 2:
         raise ReadingError(f"{path}: its header gives the shape {shape}; expected an image of two or three axes.")
@@ -83,7 +83,9 @@ def _check_type(path: Path, dtype: np.dtype) -> None:
     if dtype.kind == "c":
         raise ReadingError(f"{path}: its values are complex numbers; save the magnitude.")
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        raise ReadingError(f"{path}: values of type {dtype}; expected whole numbers or floats of at most 64 bits.")
+        raise ReadingError(
+            f"{path}: its values are of type {dtype}; expected whole numbers or floats of at most 64 bits."
+        )
 
 
 def _check_affine(path: Path, affine: np.ndarray) -> None:
@@ -94,8 +96,8 @@ def _check_affine(path: Path, affine: np.ndarray) -> None:
     if not (np.isfinite(affine).all() and np.isfinite(lengths).all() and volume > 1e-6):
         rows = "; ".join(" ".join(f"{v:g}" for v in row) for row in affine[:3])
         raise ReadingError(
-            f"{path}: its affine ({rows}) has no inverse: a spacing of 0, or two axes in one direction. Save it again "
-            "with the spacing and directions that it was acquired with."
+            f"{path}: its affine ({rows}) has no inverse: a spacing is 0, two axes have one direction, or a "
+            "number is not finite. Save it again with the spacing and directions that it was acquired with."
         )
 
 

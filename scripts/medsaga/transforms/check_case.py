@@ -63,7 +63,7 @@ class CheckCased(Transform):
         name = _name(image, self.image_key)
         channels, spatial = image.shape[0], tuple(image.shape[1:])
         if len(spatial) not in (2, 3):
-            raise ValueError(f"{name}: {len(spatial)} spatial dimensions {spatial}; expected a 2-D image or a volume.")
+            raise ValueError(f"{name}: it has {len(spatial)} axes {spatial}; expected a 2-D image or a volume.")
         self._check_channels(name, channels, len(spatial))
         # one pass over the voxels: NaN and infinities show in the extremes
         low, high = (float(extreme) for extreme in torch.aminmax(image))
@@ -79,25 +79,26 @@ class CheckCased(Transform):
             return
         if wanted > 1:
             raise ReadingError(
-                f"{name}: {channels} channel{'s' if channels > 1 else ''}; this bundle takes {wanted} sequences, in "
-                "the order of its channel_names: a file of each, or one file with all as channels."
+                f"{name}: it has {channels} channel{'s' if channels > 1 else ''}, but this bundle takes {wanted} "
+                "sequences. Give them in the order of its channel_names: a file of each, or one file with all as "
+                "channels."
             )
         if rank == 3:
             raise ReadingError(
-                f"{name}: a 4-D image with {channels} volumes; this bundle takes 1 sequence. Save the time point or "
-                "sequence to segment as a file of its own."
+                f"{name}: it is a 4-D image with {channels} volumes, but this bundle takes 1 sequence. Save the time "
+                "point or sequence to segment as a file of its own."
             )
-        raise ReadingError(f"{name}: {channels} channels; expected 1 (grey) or 3 (RGB).")
+        raise ReadingError(f"{name}: it has {channels} channels; expected 1 (grey) or 3 (RGB).")
 
     def _check_label(self, label: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         name = _name(label, self.label_key)
         if tuple(label.shape[1:]) != tuple(image.shape[1:]):
             raise ValueError(
-                f"{name}: label of shape {tuple(label.shape[1:])}, but its image {_name(image, self.image_key)} has "
-                f"shape {tuple(image.shape[1:])}; they must be equal."
+                f"{name}: the label has shape {tuple(label.shape[1:])}, but its image {_name(image, self.image_key)} "
+                f"has shape {tuple(image.shape[1:])}; they must be equal."
             )
         if label.shape[0] != 1:
-            raise ValueError(f"{name}: label with {label.shape[0]} channels; expected one class number per voxel.")
+            raise ValueError(f"{name}: the label has {label.shape[0]} channels; expected one class number per voxel.")
         values = whole_numbers(np.asarray(label.cpu()), name)
         unknown = unlabelled(values[0], self.num_classes)
         if unknown is not None:

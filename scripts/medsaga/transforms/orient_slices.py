@@ -80,7 +80,7 @@ class OrientSlicesd(MapTransform, InvertibleTransform):
             shape, affine = tuple(image.shape[1:]), np.asarray(image.affine, dtype=np.float64)
             name = image.meta.get("filename_or_obj", key)
             if len(shape) not in (2, 3):
-                raise ValueError(f"{name}: {len(shape)} axes {shape}; expected an image of 2 or a volume of 3.")
+                raise ValueError(f"{name}: it has {len(shape)} axes {shape}; expected an image of 2 or a volume of 3.")
             # 2-D: a slice across the third axis
             directions = _directions(affine, len(shape), name)
             axes = _nearest_axes(directions, image_axes)
@@ -100,14 +100,16 @@ class OrientSlicesd(MapTransform, InvertibleTransform):
         """The plane that is asked for or was acquired; ``axes`` are the RAS axes that the volume's own run along."""
         if self.plane is None and min(shape) > 1:
             raise ValueError(
-                f"{name}: a volume of shape {shape}; expected a 2-D image, as this bundle's plane is null."
+                f"{name}: it is a volume of shape {shape}; expected a 2-D image, as this bundle's plane is null."
             )
         if self.plane not in (None, "auto"):
             return self.plane
         across = _slice_axis(shape, np.linalg.norm(affine[:3, :3], axis=0))
         plane = "axial" if across is None else _PLANE_ACROSS[axes[across]]
         if plane != "axial":
-            logger.warning(f"{name}: acquired in {plane} slices, and taken as such; plane=axial would cut across them.")
+            logger.warning(
+                f"{name}: it was acquired in {plane} slices and is used so; plane=axial would cut across them."
+            )
         return plane
 
     def _turned(self, image: MetaTensor, permutation: list[int], flips: list[int]) -> MetaTensor:

@@ -95,7 +95,7 @@ class ReadImaged(MapTransform):
             return image
         for channel, path in zip(channels, files):
             if len(channel) != 1:
-                raise ReadingError(f"{path}: {len(channel)} channels; expected one, as each of {len(files)} files has.")
+                raise ReadingError(f"{path}: it has {len(channel)} channels; each of {len(files)} files must have one.")
         matched = [image, *(_on_grid_of(image, other) for other in others)]
         return convert_to_dst_type(torch.cat([channel.as_tensor() for channel in matched]), image)[0]
 
@@ -157,14 +157,14 @@ def _on_grid_of(image: MetaTensor, other: MetaTensor) -> MetaTensor:
         return other
     if not (grid.placed and own.placed):
         raise ReadingError(
-            f"{name}: its shape is {own.shape}, that of {first} {grid.shape}; they must be equal, as pictures have no "
-            "place in space by which one could be resampled to the other."
+            f"{name}: its shape is {own.shape}, but that of {first} is {grid.shape}; they must be equal, because "
+            "pictures have no position in space by which one could be resampled to the other."
         )
     covered = grid.covered_by(own)
     if covered == 0:
-        raise ReadingError(f"{name}: by its header it lies nowhere on {first}; are both of one examination?")
+        raise ReadingError(f"{name}: by its header it does not overlap {first}; are both of one examination?")
     logger.warning(
-        f"{name}: its grid is another than that of {first}, to which it is resampled"
+        f"{name}: its grid differs from that of {first}, so it is resampled to that grid"
         f"{f'; it covers {covered:.0%} of it' if covered < 1 else ''}."
     )
     return ResampleToMatch(mode="bilinear", padding_mode="border")(other, image)

@@ -117,7 +117,7 @@ class SaveMaskd(MapTransform):
 def _class_numbers(mask: MetaTensor, source: str) -> np.ndarray:
     """(W, H, D) uint8; a 2-D mask is one slice."""
     if mask.shape[0] != 1 or mask.ndim not in (3, 4):
-        raise ValueError(f"{source}: a mask of shape {tuple(mask.shape)}; it must be (1, W, H) or (1, W, H, D).")
+        raise ValueError(f"{source}: its mask has the shape {tuple(mask.shape)}; it must be (1, W, H) or (1, W, H, D).")
     given = mask.as_tensor().cpu().numpy()[0]
     with np.errstate(invalid="ignore"):  # NaN
         values = given.astype(np.uint8)
@@ -135,7 +135,7 @@ def _write_itk(values: np.ndarray, affine: np.ndarray, path: Path) -> None:
     except RuntimeError:
         whole = False
     if not whole:
-        raise OSError(errno.EIO, "Not all of it has reached the disk; it may be full")
+        raise OSError(errno.EIO, "The file was not written whole; the disk may be full")
 
 
 def _write_png(values: np.ndarray, affine: np.ndarray, path: Path) -> None:

@@ -46,7 +46,7 @@ class Bundle:
         path = self.root / "configs" / "metadata.json"
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
-            raise ValueError(f"{path} holds no object.")
+            raise ValueError(f"{path} must hold a JSON object.")
         return content
 
     @cached_property
@@ -133,4 +133,4 @@ class Bundle:
             SkippedError: nothing of the bundle is to be run.
         """
         if not self.run:
-            raise SkippedError("nothing of the bundle is run (--no-run)")
+            raise SkippedError("the bundle's code and configs are not run (--no-run)")

@@ -16,9 +16,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add ``verify`` to the commands of ``python -m medsaga.bundle``."""
     parser = commands.add_parser("verify", help="check any MONAI bundle, without a network connection")
     parser.add_argument("bundle", metavar="NAME|FOLDER|ZIP", help="name, folder or zip file of the bundle")
-    parser.add_argument("--published", action="store_true", help="check a folder, too, as what is handed on to others")
     parser.add_argument(
-        "--no-run", action="store_true", help="evaluate and run nothing of it, for bundles of authors you do not trust"
+        "--published", action="store_true", help="check a folder, too, as a bundle to hand on to others"
+    )
+    parser.add_argument(
+        "--no-run",
+        action="store_true",
+        help="evaluate and run nothing of the bundle: use it if you do not trust its author",
     )
     parser.set_defaults(command=_verify)
 

@@ -44,10 +44,10 @@ def references(bundle: Bundle) -> Iterator[str]:
         try:
             _, missing = _parsed(bundle, name)
         except _UNREADABLE as error:
-            yield f"{name}: {error}; a key or a macro (%) names what is not there."
+            yield f"{name}: {error}; a key or a macro (%) names something that does not exist."
             continue
         for reference, users in sorted(missing.items()):
-            yield f"{name}: {users[0]} refers to {reference!r}, which is not in it; define it or mend the name."
+            yield f"{name}: {users[0]} refers to {reference!r}, which is not defined; define it or correct the name."
 
 
 def targets(bundle: Bundle) -> Iterator[str]:
@@ -79,38 +79,36 @@ def monai_keys(bundle: Bundle) -> Iterator[str]:
             if property_["required"] and property_["id"] not in parser:
                 yield f"{name}: {property_['id']} is missing, {property_['description'].strip().rstrip('.')}."
         if not {"run", "evaluating", "training"} & set(bundle.config(name)):
-            yield f"{name}: it has no key to run; name the steps as run (or training, evaluating)."
+            yield f"{name}: it has no key that can be run; call the steps run (or training, evaluating)."
 
 
 def monai_label_keys(bundle: Bundle) -> Iterator[str]:
     """The keys and kinds that MONAI Label reads and overrides."""
     apps = bundle.metadata.get("supported_apps") or {}
     label = any("label" in app.lower() for app in apps)
-    skip_without(label, "metadata.json names no MONAI Label among supported_apps")
+    skip_without(label, "metadata.json does not name MONAI Label in supported_apps")
     if "inference" not in bundle.configs:
-        yield "configs/inference.json is missing, which MONAI Label serves."
+        yield "configs/inference.json is missing; MONAI Label serves it."
     else:
         parser = bundle.parser("inference")
         yield from (
-            f"inference: {key} is missing, which MONAI Label reads." for key in _LABEL_INFERENCE if key not in parser
+            f"inference: {key} is missing; MONAI Label reads it." for key in _LABEL_INFERENCE if key not in parser
         )
     if "train" in bundle.configs:
         parser = bundle.parser("train")
-        yield from (
-            f"train: {key} is missing, which MONAI Label overrides." for key in _LABEL_TRAIN if key not in parser
-        )
+        yield from (f"train: {key} is missing; MONAI Label overrides it." for key in _LABEL_TRAIN if key not in parser)
         if not isinstance(parser.get("train#handlers", []), list):
-            yield "train: train#handlers must be a list with dictionaries, into which MONAI Label puts a loader."
+            yield "train: train#handlers must be a list of dictionaries; MONAI Label adds a loader to it."
         if not isinstance(parser.get("train#trainer#max_epochs", 1), int):
-            yield "train: train#trainer#max_epochs must be a number, which MONAI Label shows and overrides."
+            yield "train: train#trainer#max_epochs must be a number; MONAI Label shows and overrides it."
     outputs = (bundle.metadata.get("network_data_format") or {}).get("outputs") or {}
     if not next(iter(outputs.values()), {}).get("channel_def"):
-        yield "metadata.json: network_data_format#outputs#pred#channel_def is missing: clients have the labels from it."
+        yield "metadata.json: network_data_format#outputs#pred#channel_def is missing: clients take the labels from it."
 
 
 def same_in_training(bundle: Bundle) -> Iterator[str]:
     """Inference reads, prepares and segments as the training did."""
-    skip_without({"train", "inference"} <= set(bundle.configs), "there are not both train.json and inference.json")
+    skip_without({"train", "inference"} <= set(bundle.configs), "train.json or inference.json is missing")
     train, inference = bundle.config("train"), bundle.config("inference")
     pairs = [(key, train.get(key), inference.get(key)) for key in _SAME]
     definitions = train.get("network_def"), inference.get("network_def")
@@ -120,7 +118,7 @@ def same_in_training(bundle: Bundle) -> Iterator[str]:
         ]
     for key, a, b in pairs:
         if a != b and (a is not None or bundle.own) and (b is not None or bundle.own):
-            yield f"{key} is {a!r} in train.json and {b!r} in inference.json: weights are served as they were trained."
+            yield f"{key} is {a!r} in train.json and {b!r} in inference.json: give both the value of the training."
     if bundle.own:
         a, b = (_of_image(config) for config in (train, inference))
         if a != b:
@@ -134,10 +132,10 @@ def own_name(bundle: Bundle) -> Iterator[str]:
         for name in bundle.configs
         for found in re.findall(r"find_bundle\('([^']*)'\)", str(bundle.config(name).get("bundle_root", "")))
     }
-    skip_without(named, "configs do not look for the bundle by its name")
+    skip_without(named, "the configs do not look for the bundle by its name")
     for name, found in sorted(named):
         if found != bundle.name:
-            yield f"{name}: bundle_root looks for {found!r}, and the folder is {bundle.name!r}: give both one name."
+            yield f"{name}: bundle_root looks for {found!r}, but the folder is {bundle.name!r}: give both one name."
 
 
 def _parsed(bundle: Bundle, name: str) -> tuple[ConfigParser, dict[str, list[str]]]:
@@ -187,7 +185,7 @@ def _problem(component: ConfigComponent, bundle: Bundle) -> str:
         except Exception as error:  # importing a module may raise anything
             return f"_target_ {target!r} cannot be imported: {error}. Install what it needs, or name another."
     if found is None:
-        return f"_target_ {target!r} is not there: mend the name, or install the package that has it."
+        return f"_target_ {target!r} does not exist: correct the name, or install the package that has it."
     try:
         parameters = inspect.signature(found).parameters
     except (TypeError, ValueError):

@@ -46,7 +46,7 @@ def licences(bundle: Bundle) -> Iterator[str]:
     if licence.is_file():
         text = licence.read_text(encoding="utf-8", errors="replace")
         if len(text) < _SHORTEST_LICENCE or "licen" not in text.lower():
-            yield f"LICENSE is no text of a licence ({len(text)} letters): put the whole text there."
+            yield f"LICENSE does not hold a licence ({len(text)} letters): put the whole text there."
     data = bundle.root / "docs" / "data_license.txt"
     if not data.is_file():
         if bundle.published or bundle.own:
@@ -66,24 +66,24 @@ def large_files(bundle: Bundle) -> Iterator[str]:
     for number, entry in enumerate(entries):
         where = f"large_files.yml, {entry.get('path') or f'entry {number}'}:"
         if missing := [key for key in _KEYS if not entry.get(key)]:
-            yield f"{where} {', '.join(missing)} is missing, so a download could not be had or trusted."
+            yield f"{where} {', '.join(missing)} is missing; without it the file cannot be downloaded and checked."
             continue
         path = PurePosixPath(str(entry["path"]))
         if path.is_absolute() or ".." in path.parts:
-            yield f"{where} it lies outside the bundle; name a path in it."
+            yield f"{where} the path leads out of the bundle; give a path in it."
             continue
         kind, value = str(entry["hash_type"]), str(entry["hash_val"]).lower()
         if len(value) != _DIGITS.get(kind) or not re.fullmatch("[0-9a-f]+", value):
-            yield f"{where} hash_val is no {kind} of {', '.join(_DIGITS)}: write what sha256sum prints."
+            yield f"{where} hash_val is not a {kind} (known are {', '.join(_DIGITS)}): write what sha256sum prints."
             continue
         file = bundle.root / path
         if not file.is_file():
             if not re.match("https?://", str(entry["url"])):
-                yield f"{where} it is not there, and url is {entry['url']!r}: give the address it can be had from."
+                yield f"{where} the file is not there, and url is {entry['url']!r}: give the address of a download."
             continue
         actual = checksum_of(file, kind).removeprefix(f"{kind}:")
         if actual != value:
-            yield f"{where} the file has {kind} {actual}: it is damaged, or the entry is of another one."
+            yield f"{where} the file has {kind} {actual}: it is damaged, or the entry is of another file."
 
 
 def _listed(bundle: Bundle) -> list[dict]:
@@ -92,6 +92,6 @@ def _listed(bundle: Bundle) -> list[dict]:
             content = ConfigParser.load_config_file(str(path)) or {}
             entries = content.get("large_files")
             if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-                raise ValueError(f"{path.name} must have the list large_files, of entries with {', '.join(_KEYS)}.")
+                raise ValueError(f"{path.name} must have the list large_files, whose entries have {', '.join(_KEYS)}.")
             return entries
     return []

@@ -34,9 +34,9 @@ def version(bundle: Bundle) -> Iterator[str]:
     if not isinstance(found, str) or not re.fullmatch(r"\d+\.\d+\.\d+(\S*)", found):
         yield f"metadata.json: version is {found!r}; it must be three numbers, such as 0.1.0."
     if not isinstance(changelog, dict) or not changelog:
-        yield "metadata.json: changelog is missing; it says of each version what is new in it."
+        yield "metadata.json: changelog is missing; it must say what is new in each version."
     elif found not in changelog:
-        yield f"metadata.json: changelog has no entry {found!r}, which is its version; add what is new in it."
+        yield f"metadata.json: changelog has no entry for its version {found!r}; add what is new in it."
 
 
 def required_packages(bundle: Bundle) -> Iterator[str]:
@@ -45,11 +45,11 @@ def required_packages(bundle: Bundle) -> Iterator[str]:
     skip_without(isinstance(required, dict) and required, "no packages are required")
     for package, wanted in required.items():
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", package) or not re.match(r"\d", str(wanted)):
-            yield f"metadata.json: required_packages_version has {package!r}: {wanted!r}; write a name and a version."
+            yield f"metadata.json: required_packages_version has {package!r}: {wanted!r}; give a name and a version."
     if bundle.own and "medsaga" not in required:
-        yield "metadata.json: required_packages_version lacks medsaga, whose classes the configs name."
+        yield "metadata.json: required_packages_version lacks medsaga, but the configs use its classes."
     elif bundle.own and required["medsaga"] != (here := importlib.metadata.version("medsaga")) and bundle.published:
-        yield f"metadata.json: required_packages_version has medsaga {required['medsaga']}; this is {here}."
+        yield f"metadata.json: required_packages_version has medsaga {required['medsaga']}, but {here} is installed."
 
 
 def data_formats(bundle: Bundle) -> Iterator[str]:
@@ -67,13 +67,13 @@ def data_formats(bundle: Bundle) -> Iterator[str]:
                     yield f"{where} channel_def has the numbers {', '.join(named)}; they must run from 0."
                 # a label map has one channel, and names of values
                 if len(named) != number and not (side == "outputs" and number == 1):
-                    yield f"{where} num_channels is {number}, and channel_def names {len(named)}; give each its name."
+                    yield f"{where} num_channels is {number}, but channel_def names {len(named)}; they must agree."
 
 
 def of_this_bundle(bundle: Bundle) -> Iterator[str]:
     """``metadata.json`` says of the data what ``dataset.json`` and the configs say: it is no copy of another's."""
     dataset, meta = bundle.dataset, bundle.metadata
-    skip_without(dataset is not None or bundle.own, "there is neither dataset.json nor a config of medsaga's")
+    skip_without(dataset is not None or bundle.own, "there is neither dataset.json nor a config of medsaga")
     inputs, outputs = (next(iter(_format(meta).get(side, {}).values()), {}) for side in ("inputs", "outputs"))
     found: dict[str, Any] = {
         "class_names": list((outputs.get("channel_def") or {}).values()),
@@ -107,6 +107,6 @@ def _format(metadata: dict[str, Any]) -> dict[str, Any]:
 
 def _stale(key: str, found: Any, wanted: Any, where: str) -> str:
     return (
-        f"metadata.json says of {key}: {found!r}, and {where}: {wanted!r}. If it is another bundle's, write this "
-        "one's: python -m medsaga.bundle write."
+        f"metadata.json has for {key} {found!r}, but {where} has {wanted!r}. If metadata.json is another bundle's, "
+        "write it anew: python -m medsaga.bundle write."
     )

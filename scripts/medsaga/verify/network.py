@@ -28,13 +28,13 @@ def inputs_and_outputs(bundle: Bundle) -> Iterator[str]:
         raise SkippedError(f"the network gives a {type(given).__name__}, which metadata.json cannot describe")
     where = "metadata.json, network_data_format#outputs:"
     if given.shape[1] != output["num_channels"]:
-        yield f"{where} num_channels is {output['num_channels']}, and the network gives {given.shape[1]}."
+        yield f"{where} num_channels is {output['num_channels']}, but the network gives {given.shape[1]}."
     shape = output.get("spatial_shape")
     # a network that takes any size gives any
     if bundle.own and shape and list(given.shape[2:]) != list(shape):
-        yield f"{where} spatial_shape is {shape}, and the network gives {list(given.shape[2:])}."
+        yield f"{where} spatial_shape is {shape}, but the network gives {list(given.shape[2:])}."
     if given.dtype != get_equivalent_dtype(output["dtype"], torch.Tensor):
-        yield f"{where} dtype is {output['dtype']}, and the network gives {str(given.dtype).removeprefix('torch.')}."
+        yield f"{where} dtype is {output['dtype']}, but the network gives {str(given.dtype).removeprefix('torch.')}."
 
 
 def weights_load(bundle: Bundle) -> Iterator[str]:
@@ -44,12 +44,12 @@ def weights_load(bundle: Bundle) -> Iterator[str]:
     expected, found = bundle.network.state_dict(), bundle.weights
     for what, keys in {
         "lacks": [key for key in expected if key not in found],
-        "has, and the network does not,": [key for key in found if key not in expected],
+        "has, unlike the network,": [key for key in found if key not in expected],
         "has with another shape": [k for k in expected if k in found and found[k].shape != expected[k].shape],
     }.items():
         if keys:
             listed = ", ".join(keys[:_LISTED]) + (", ..." if len(keys) > _LISTED else "")
-            yield f"models/model.pt {what} {len(keys)} keys ({listed}): it is of another network, or of another config."
+            yield f"models/model.pt {what} {len(keys)} keys ({listed}): it belongs to another network or config."
     if broken := [key for key, x in found.items() if x.is_floating_point() and not torch.isfinite(x).all()]:
         yield f"models/model.pt has NaN or infinity in {', '.join(broken[:_LISTED])}: take weights of an earlier epoch."
 
@@ -83,7 +83,7 @@ def onnx(bundle: Bundle) -> Iterator[str]:
 def _compared(name: str, given: torch.Tensor, expected: torch.Tensor) -> Iterator[str]:
     again = "Export it again from models/model.pt."
     if given.shape != expected.shape:
-        yield f"{name} gives {tuple(given.shape)}, and the network {tuple(expected.shape)}. {again}"
+        yield f"{name} gives the shape {tuple(given.shape)}, but the network {tuple(expected.shape)}. {again}"
         return
     difference = float((given - expected).abs().max() / expected.abs().max())
     if not difference <= _TOLERANCE:

@@ -13,7 +13,7 @@ from .findings import skip_without
 
 __all__ = ["no_machine_paths", "no_patients"]
 
-_LOCAL = "this is no file to be handed on (--published checks it as one)"
+_LOCAL = "this folder is not checked as a bundle to hand on to others (--published does so)"
 _PARTS = ("train", "validation", "test", "learnt_before")
 
 
@@ -39,11 +39,11 @@ def no_patients(bundle: Bundle) -> Iterator[str]:
             yield f"{where} names {number} patients: python -m medsaga.bundle export leaves them out."
     for name in bundle.configs:
         if bundle.config(name).get("split"):
-            yield f"{name}: split names patients, or a file of them; leave it out."
+            yield f"{name}: split names patients, or a file that does; leave it out."
     for path in sorted(bundle.root.rglob("split.json")):
         yield f"{path.relative_to(bundle.root)} names patients; leave it out."
     if (path := bundle.root / "dataset.json").is_file() and json.loads(path.read_text()).get("split"):
         yield "dataset.json: split names patients; leave it out."
     for folder in ("output", "cache", "eval"):
         if (bundle.root / folder).is_dir():
-            yield f"{folder}/ holds results by case, with their names; leave it out."
+            yield f"{folder}/ holds results with the names of cases; leave it out."

@@ -79,7 +79,9 @@ def verify_bundle(bundle: str | Path, published: bool = False, run: bool = True)
             with zipfile.ZipFile(path) as file:
                 file.extractall(work)  # which leaves no path outside of the folder
         except zipfile.BadZipFile as error:
-            raise ValueError(f"{path} is no zip file, or damaged ({error}): copy or download it again.") from error
+            raise ValueError(
+                f"{path} is not a zip file, or is damaged ({error}): copy or download it again."
+            ) from error
         tops = list(Path(work).iterdir())
         if len(tops) != 1 or not (tops[0] / "configs").is_dir():
             raise ValueError(f"{path} holds no bundle: it must hold one folder, NAME, with NAME/configs and the rest.")

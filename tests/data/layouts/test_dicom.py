@@ -114,7 +114,7 @@ def test_a_label_without_reference_is_of_the_one_series_of_its_frame_or_study(tm
 def test_labels_that_refer_to_nothing_or_to_the_same(tmp_path):
     uid = series(tmp_path / "a", "a")
     label(tmp_path / "seg.dcm", "SEG", ["liver"], generate_uid())
-    with pytest.raises(FileNotFoundError, match=r"seg\.dcm refer to none"):
+    with pytest.raises(FileNotFoundError, match=r"seg\.dcm refer to series that are not there"):
         recognise(tmp_path)
     for n in range(2):
         label(tmp_path / f"seg{n}.dcm", "SEG", ["liver"], uid)

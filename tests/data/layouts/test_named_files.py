@@ -299,9 +299,9 @@ def test_a_folder_a_patient(tmp_path, recognised):
     ("arguments", "message"),
     [
         ({"label": "masks/{name}"}, r"masks/{name} has {name}, which images/{case} does not have"),
-        ({"label": "masks/*"}, "need classes"),
-        ({"label": ["masks/{case}", "other/{case}"]}, "need classes"),
-        ({"label": ["masks/{case}"], "classes": ["a", "b"]}, "a name for each of the 1 patterns"),
+        ({"label": "masks/*"}, "classes must name a class for each pattern"),
+        ({"label": ["masks/{case}", "other/{case}"]}, "classes must name a class for each pattern"),
+        ({"label": ["masks/{case}"], "classes": ["a", "b"]}, "1 different names, one for each pattern"),
         ({"unlabelled": "keep"}, "'refuse' or 'leave out'"),
         ({"patient": "("}, "regular expression with one group"),
         ({"patient": r"x(\d)"}, "finds no patient"),

@@ -268,7 +268,7 @@ def test_a_frame_of_no_instance_becomes_no_file(dicom, store, models, tmp_path, 
             return [metadata]
 
     archive = Archive(Store(url=store), dicom.search_filter(), models, fetch_by_frame=True)
-    assert "no DICOM UID" in fails(422, archive.download, "1.2", "1.2.3", tmp_path)
+    assert "not a DICOM UID" in fails(422, archive.download, "1.2", "1.2.3", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -53,7 +53,7 @@ def bids_datalist(
     images = [image] if isinstance(image, str) else list(image)
     labels = [label] if isinstance(label, str) else list(label)
     if len(labels) != len(classes or [""]):
-        raise ValueError(f"label is {label!r} and classes {classes!r}; name a class for each of several labels.")
+        raise ValueError(f"label is {label!r}, but classes is {classes!r}; name one class for each label.")
     in_raw, derived = raw_files(folder), derived_files(folder, pipeline)
     image_of = [_by_entities(in_raw, suffix) for suffix in images]
     label_of = [_by_entities(derived, suffix) for suffix in labels]
@@ -86,7 +86,7 @@ def bids_datalist(
             case["name"] = name
         if splits:
             if case["patient"] not in splits:
-                raise ValueError(f"{folder / 'participants.tsv'}: it has a column split, and not for every subject.")
+                raise ValueError(f"{folder / 'participants.tsv'}: its column split has no value for some subjects.")
             case["split"] = splits[case["patient"]]
         cases.append(case)
     return cases
@@ -116,7 +116,7 @@ def _by_entities(files: dict[str, str], suffix: str) -> dict[str, str]:
             continue
         name = stem.removesuffix(f"_{suffix}")
         if name in found:
-            raise ValueError(f"{found[name]} and {path} have the same name; which of them is meant?")
+            raise ValueError(f"{found[name]} and {path} have the same name; keep one of them.")
         found[name] = path
     return found
 

@@ -72,8 +72,8 @@ def decathlon_datalist(
         raise FileNotFoundError(f"None of the {len(listed)} cases that {index} lists is in {folder}.")
     if absent:
         logger.warning(
-            f"{len(absent)} of the {len(listed)} cases that {index} lists are not in {folder}, neither image nor "
-            f"label, and are left out: {some(absent)}."
+            f"{len(absent)} of the {len(listed)} cases that {index} lists are left out, because neither their image "
+            f"nor their label is in {folder}: {some(absent)}."
         )
     return datalist
 

@@ -63,8 +63,8 @@ def dicom_datalist(dataset_dir: str | Path) -> list[Case]:
     found = _scan(folder)
     label_of, astray = _labelled(found)
     if not label_of:
-        hint = f"; {some(astray)} refer to none that is there" if astray else ""
-        raise FileNotFoundError(f"{folder}: no DICOM segmentation or structure set of a series in it{hint}.")
+        hint = f"; {some(astray)} refer to series that are not there" if astray else ""
+        raise FileNotFoundError(f"{folder}: it has no DICOM segmentation or structure set of a series in it{hint}.")
     cases: list[Case] = []
     for uid, (path, header) in found.series.items():
         if uid in label_of:
@@ -107,12 +107,12 @@ def find_dicom(folder: Path, labels: Path | None = None) -> Layout:
         raise OtherLayoutError("DICOM segmentations (SEG) or structure sets (RTSTRUCT)")
     cases = dicom_datalist(folder)
     names = list(dict.fromkeys(name for case in cases for name in label_names(case["label"])))
-    notes = [f"Classes are the {' and '.join(sorted({label.kind for label in found.labels}))}'s names."]
+    notes = [f"The classes are the names in {' and '.join(sorted({label.kind for label in found.labels}))}."]
     if len(found.series) > len(cases):
         notes.append(f"{len(found.series) - len(cases)} of {len(found.series)} series have no label and are left out.")
     if len(found.labels) > len(cases):
         number = len(found.labels) - len(cases)
-        notes.append(f"{number} of {len(found.labels)} labels refer to no series that is there and are left out.")
+        notes.append(f"{number} of {len(found.labels)} labels are left out, because their series is not there.")
     return layout_of(
         "DICOM with SEG or RTSTRUCT",
         dicom_datalist,

@@ -55,13 +55,14 @@ def find_bids(folder: Path, labels: Path | None = None) -> Layout:
     arguments["label"] = tails[0] if classes is None else tails
     if classes is not None:
         arguments["classes"] = classes
-        notes.append(f"One file a class: {', '.join(classes)}.")
+        notes.append(f"Each class has a file of its own: {', '.join(classes)}.")
     if pipeline and len({p for p, _ in found}) > 1:
         arguments["pipeline"] = pipeline
     unlabelled = [s for s in stems.names if s.endswith(f"_{sequences[0]}") and s[: -len(sequences[0]) - 1] not in said]
     if unlabelled:
         arguments["unlabelled"] = "leave out"
-        notes.append(f"{len(unlabelled)} of {len(unlabelled) + len(said)} images {sequences[0]} have no label.")
+        number = len(unlabelled) + len(said)
+        notes.append(f"{len(unlabelled)} of {number} images {sequences[0]} have no label and are left out.")
     named = {name: value for value, name in enumerate(classes, 1)} if classes else _named_values(folder, pipeline)
     return layout_of(
         "Brain Imaging Data Structure (derivatives)",

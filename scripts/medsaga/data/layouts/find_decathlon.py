@@ -132,7 +132,7 @@ def classes_in(labels: Any, notes: list[str]) -> dict[str, int] | None:
     parts = _parts_of(regions)
     if any(len(values) > 1 for values in regions.values()):
         said = ", ".join(f"{name} ({value})" for value, name in sorted(parts.items()))
-        notes.append(f"Labels are regions that lie in one another; their parts are the classes: {said}.")
+        notes.append(f"Labels are regions that lie inside one another; their parts are the classes: {said}.")
     named = {**parts, **named}
     named.pop(0, None)
     if len(set(named.values())) < len(named):

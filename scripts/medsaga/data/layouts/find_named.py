@@ -87,9 +87,11 @@ class _Choice:
             labels = {text: images[text] for text in images if text in found}
             if not labels or len(labels) == len(images):
                 kind = "all" if labels else "none"
-                raise OtherLayoutError(f"a name that says which file is the label, and {kind} of them look like one")
+                raise OtherLayoutError(
+                    f"a name that says which file is the label, and {kind} of the files look like one"
+                )
             images = {text: files for text, files in images.items() if text not in found}
-            self.notes.append(f"Labels are {some(sorted(labels))}, by their values: no name says so.")
+            self.notes.append(f"{some(sorted(labels))} are labels by their values: no name says so.")
         self.images = self._sequences(images, labels, naming.image)
         self.labels = self._one_reader(with_instances(labels, self.cases))
 
@@ -101,7 +103,7 @@ class _Choice:
         if len(complete) > 1:
             like_labels = told_by_content(complete) if len(complete) <= _MOST_SEQUENCES else set()
             if like_labels and len(like_labels) < len(complete):
-                self.notes.append(f"{some(sorted(like_labels))}: labels too, by their values.")
+                self.notes.append(f"{some(sorted(like_labels))} are labels, too, by their values.")
                 labels.update({text: complete.pop(text) for text in like_labels})
         if not complete:
             complete = {main: images.get(main, [])}
@@ -110,7 +112,7 @@ class _Choice:
         first = main if main in complete else chosen[0]
         beside = [text for text in chosen if text.rpartition("/")[0] == first.rpartition("/")[0]]
         if left_out := sorted(set(images) - set(beside)):
-            self.notes.append(f"Left out, not there for every case or not beside {first}: {some(left_out)}.")
+            self.notes.append(f"{some(left_out)} are left out: not there for every case, or not beside {first}.")
         return beside
 
     def _one_reader(self, labels: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -118,7 +120,7 @@ class _Choice:
         texts = sorted(labels)
         if len(texts) < 2 or len({_READERS.sub("", text) for text in texts}) > 1:
             return labels
-        self.notes.append(f"Labels by several readers: those of {texts[0]} are taken, {some(texts[1:])} left out.")
+        self.notes.append(f"Several readers made labels: {texts[0]} is taken, {some(texts[1:])} are left out.")
         return {texts[0]: labels[texts[0]]}
 
     def layout(self) -> Layout:
@@ -133,7 +135,9 @@ class _Choice:
         arguments["label"] = labels[0] if classes is None else labels
         if classes is not None:
             arguments["classes"] = classes
-            self.notes.append(f"{'Files of objects' if '*' in labels[0] else 'One file a class'}: {some(classes)}.")
+            self.notes.append(
+                f"Each {'object' if '*' in labels[0] else 'class'} has a file of its own: {some(classes)}."
+            )
         if self.labels_dir is not None:
             arguments["labels_dir"] = str(self.labels_dir)
         arguments |= self._patient(images[0])
@@ -144,7 +148,9 @@ class _Choice:
             self.notes.append(f"{len(without)} of {number} images {images[0]} have no label and are left out.")
         ends = _ends(self.images)
         if len(images) > 1 and ends is None:
-            self.notes.append("The sequences' names have no ends of their own: images to segment must name all files.")
+            self.notes.append(
+                "The sequences' names do not differ at their ends: images to segment must name all files."
+            )
         return layout_of(
             self._name(images[0], labels[0]),
             named_files_datalist,
@@ -180,7 +186,9 @@ class _Choice:
             if all(_is_patient(values[name], values["case"]) for values in found):
                 texts = [text.replace(f"{{{name}}}", "{patient}") for text in texts]
                 number = len({values[name] for values in found})
-                self.notes.append(f"{number} patients, by their folders: all cases of one are in one part of a split.")
+                self.notes.append(
+                    f"{number} patients, one a folder: all cases of a patient are in one part of a split."
+                )
         return [f"./{text}" if text[0] in "$%@" else text for text in texts]
 
     def _patient(self, image: str) -> dict[str, str]:

@@ -85,7 +85,7 @@ def _layout(table: Path, folder: Path) -> Layout:
         channels = [f"channel {i + 1}" for i in range(len(cases[0]["image"]))]
     ends = ends_of_files(cases) if several else None
     if several and ends is None:
-        notes.append("The sequences' names have no ends of their own: images to segment must name all files.")
+        notes.append("The sequences' names do not differ at their ends: images to segment must name all files.")
     modalities = {case.get("modality", "") for case in cases}
     return layout_of(
         f"table {table.name}",

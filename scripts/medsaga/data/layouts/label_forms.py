@@ -34,7 +34,7 @@ def told_by_content(patterns: Mapping[str, Sequence[str]]) -> set[str]:
     for text in texts:
         like_labels = {label_values(path) is not None for path in patterns[text][:_TRIED]}
         if len(like_labels) > 1:
-            raise OtherLayoutError(f"names that tell images from labels: {text} are both by their values")
+            raise OtherLayoutError(f"names that tell images from labels: by their values, {text} are both")
         found |= {text} if like_labels == {True} else set()
     return found
 

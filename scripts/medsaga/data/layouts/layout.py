@@ -72,7 +72,7 @@ def layout_of(
     """
     for key, value in arguments.items():
         for text in value if isinstance(value, (list, tuple)) else [value]:
-            literal(text, f"the folder's layout needs {key}, which")
+            literal(text, f"{key} of the folder's layout")
     datalist = {"_target_": f"medsaga.data.{function.__name__}", **arguments}
     return Layout(name, datalist, function(dataset_dir, **arguments) if cases is None else cases, **said)
 
@@ -98,7 +98,7 @@ def inside(folder: Path, path: Any) -> Path:
         ValueError: it leads out of the folder, or is no path.
     """
     if not isinstance(path, str) or not path.strip() or "\0" in path:
-        raise ValueError(f"{path!r} is no path of a file")
+        raise ValueError(f"{path!r} is not the path of a file")
     relative = Path(path.strip().replace("\\", "/"))
     if relative.is_absolute() or ".." in relative.parts or re.match(r"[A-Za-z]:", path):
         raise ValueError(f"{path!r} lies outside of {folder}")

@@ -79,7 +79,7 @@ def labelled_files(
     if labels_dir is None:
         _drop_labels(files[0], words, labels, label_files)
     if not files[0]:
-        raise FileNotFoundError(f"No image in {folder} whose name is {images[0].text}.")
+        raise FileNotFoundError(f"No image in {folder} has a name such as {images[0].text}.")
     cases: list[Case] = []
     without: list[str] = []
     for identity in files[0]:
@@ -130,10 +130,10 @@ def _patterns(image: Any, label: Any, classes: Any) -> tuple[list[Pattern], list
     images = [Pattern(text) for text in ([image] if isinstance(image, str) else image)]
     labels = [Pattern(text) for text in ([label] if isinstance(label, str) else label)]
     if classes is None and (len(labels) != 1 or labels[0].many):
-        raise ValueError(f"label is {label!r}; files of several classes or objects need classes, a name each.")
+        raise ValueError(f"label is {label!r}; for several files, classes must name a class for each pattern.")
     if classes is not None and (len(classes) != len(labels) or len(set(classes)) < len(classes)):
         raise ValueError(
-            f"classes is {list(classes)}; it needs a name for each of the {len(labels)} patterns of label."
+            f"classes is {list(classes)}; it needs {len(labels)} different names, one for each pattern of label."
         )
     for pattern in (*images[1:], *labels):
         if unknown := set(pattern.names) - set(images[0].names):
@@ -159,7 +159,7 @@ def _of(found: dict[_Values, list[str]], pattern: Pattern, values: dict[str, str
 def _one(found: Sequence[str], pattern: Pattern) -> str:
     if len(found) > 1:
         raise ValueError(
-            f"{found[0]} and {found[1]} have the same name for the pattern {pattern.text}; which of them is meant?"
+            f"{found[0]} and {found[1]} have the same name for the pattern {pattern.text}; keep one of them."
         )
     return found[0]
 

@@ -46,12 +46,14 @@ def nnunet_datalist(dataset_dir: str | Path, parts: Sequence[str] = ("Tr",), pat
     else:
         ending = content.get("file_ending", ".nii.gz")
         if not isinstance(ending, str):
-            raise ValueError(f"{folder / 'dataset.json'}: file_ending is {ending!r}; it must be such as '.nii.gz'.")
+            raise ValueError(
+                f"{folder / 'dataset.json'}: file_ending is {ending!r}; it must be a suffix such as '.nii.gz'."
+            )
         found = [case for part in parts for case in _listed(folder, part, ending)]
     count = max((len(images) for _, images, _, _ in found), default=0)
     for name, images, label, part in found:
         if len(images) != count:
-            raise FileNotFoundError(f"{name} of {folder} has {len(images)} of {count} channels: {images[0]}.")
+            raise FileNotFoundError(f"Case {name} of {folder} has {len(images)} of {count} channels: {images[0]}.")
         case: Case = {"image": str(images[0]) if count == 1 else [str(path) for path in images], "label": str(label)}
         case["patient"] = patient_in(name, patient)
         if count > 1:
@@ -124,7 +126,7 @@ def find_nnunet(folder: Path, labels: Path | None = None) -> Layout:
     if next(
         iter((*folder.glob("splits_final.*"), *folder.glob("../../nnUNet_preprocessed/*/splits_final.json"))), None
     ):
-        notes.append("splits_final.json is not read: patients are drawn by seed, or named by --split FILE.")
+        notes.append("splits_final.json is not read: patients are drawn by seed, or named with --split FILE.")
     cases = nnunet_datalist(folder, **arguments)
     rule = patient_rule([case["patient"] for case in cases])
     if rule is not None:
@@ -135,7 +137,7 @@ def find_nnunet(folder: Path, labels: Path | None = None) -> Layout:
     count = len(cases[0]["image"]) if isinstance(cases[0]["image"], list) else 1
     if len(channels) != count:
         if count > 1:
-            notes.append(f"dataset.json names {len(channels)} channels, and cases have {count} files.")
+            notes.append(f"dataset.json names {len(channels)} channels, but a case has {count} files.")
             channels = tuple(f"channel {i}" for i in range(count))
         else:
             channels = ("image",)  # colours of one file

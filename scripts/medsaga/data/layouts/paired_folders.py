@@ -43,11 +43,11 @@ def paired_folders_datalist(
             if path.name.startswith("."):
                 continue
             if path.is_file() and suffix_of(path) not in (*VOLUMES, *PICTURES) and not is_dicom(path):
-                logger.warning(f"{path} is of no format that is read and is passed over.")
+                logger.warning(f"{path} is skipped, because its format cannot be read.")
                 continue
             stem = name_without_suffix(path)
             if stem in by_stem:
-                raise ValueError(f"{by_stem[stem]} and {path} have the same name; which of them is meant?")
+                raise ValueError(f"{by_stem[stem]} and {path} have the same name; keep one of them.")
             by_stem[stem] = path
         found.append(by_stem)
     image_of, label_of = found

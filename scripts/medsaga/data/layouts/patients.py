@@ -35,7 +35,7 @@ def patient_rule(names: Sequence[str]) -> tuple[str, str] | None:
             number = len({match[1] for match in found if match})
             if 1 < number < len(names):
                 return rule, (
-                    f"{len(names)} cases of {number} patients, by their names ({rule}): all cases of a patient are in "
-                    "the same part of a split."
+                    f"The {len(names)} cases are of {number} patients, as their names say ({rule}): all cases of a "
+                    "patient are in the same part of a split."
                 )
     return None

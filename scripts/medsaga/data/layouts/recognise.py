@@ -49,7 +49,7 @@ def recognise(folder: str | Path, labels: str | Path | None = None) -> Layout:
     below = None if labels is None else Path(labels).expanduser()
     for path, option in ((root, "--data"), (below, "--labels")):
         if path is not None and not path.exists():
-            raise FileNotFoundError(f"{path.absolute()}: there is nothing; {option} names a folder that exists.")
+            raise FileNotFoundError(f"{path.absolute()} does not exist; {option} must name a folder that exists.")
     lacks: list[tuple[str, str]] = []
     with listed_once():
         for name, find in _LAYOUTS:

@@ -74,7 +74,9 @@ def table_datalist(
     columns = columns_of(rows, path)
     names = list(classes) if classes is not None else columns.classes
     if names is not None and len(names) != len(columns.labels):
-        raise ValueError(f"classes is {names}; {path} has the columns {', '.join(columns.labels)}, a class each.")
+        raise ValueError(
+            f"classes is {names}; it must name a class for each column of {path}: {', '.join(columns.labels)}."
+        )
     cases: list[Case] = []
     seen: set[str] = set()
     for row in rows:
@@ -86,7 +88,7 @@ def table_datalist(
         if not images or not any(labels):
             continue
         if images[0] in seen:
-            raise ValueError(f"{path} has {images[0]} in several rows; an image has one label.")
+            raise ValueError(f"{path} has {images[0]} in several rows; an image must have one row.")
         seen.add(images[0])
         case: Case = {"image": images[0] if len(images) == 1 else images}
         case["label"] = labels[0] if names is None else {name: label for name, label in zip(names, labels) if label}
@@ -107,7 +109,7 @@ def table_datalist(
     count = len(cases[0]["image"]) if isinstance(cases[0]["image"], list) else 1
     for case in cases:
         if (len(case["image"]) if isinstance(case["image"], list) else 1) != count:
-            raise ValueError(f"{path}: not all rows have {count} images, one a sequence.")
+            raise ValueError(f"{path}: not all rows have {count} images, one for each sequence.")
     _check_files(path, cases)
     return unique_names(cases)
 
@@ -119,7 +121,7 @@ def table_path(dataset_dir: str | Path, table: str = "") -> Path:
         return root
     path = inside(existing_folder(root, "data set folder"), table or "cases.csv")
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: the table with the columns image and label.")
+        raise FileNotFoundError(f"{path} is missing: it must be a table with the columns image and label.")
     return path
 
 
@@ -145,7 +147,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         delimiter = max(",;\t", key=head.count)
         return list(csv.DictReader(text.splitlines(), delimiter=delimiter))
     except (csv.Error, RecursionError, TypeError, ValueError) as err:
-        raise ValueError(f"{path} is no table that can be read: {err}") from err
+        raise ValueError(f"{path} cannot be read as a table: {err}") from err
 
 
 def _json_rows(content: Any) -> list[dict[str, Any]]:

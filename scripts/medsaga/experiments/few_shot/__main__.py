@@ -76,22 +76,22 @@ def main(arguments: list[str] | None = None) -> None:
     """Run what is missing, and write the page after each run."""
     parser = argparse.ArgumentParser(
         prog="python -m medsaga.experiments.few_shot",
-        description="Methods compared by how many images they learn from. It may be killed and repeated, and several "
-        "processes may work on one experiment. Data sets are looked for in $MEDSAGA_DATA.",
+        description="Compare methods by the number of images that they learn from. You can stop the command and run it "
+        "again, and several processes may work on one experiment. Data sets are looked for in $MEDSAGA_DATA.",
     )
     parser.add_argument(
-        "experiment", type=Path, help="JSON file, as those in bundles/methods/experiments; with --choose a bundle"
+        "experiment", type=Path, help="JSON file like those in bundles/methods/experiments; a bundle with --choose"
     )
     parser.add_argument("--work", type=Path, default=Path("output/few_shot"), help="for the runs (%(default)s)")
     parser.add_argument("--choose", action="store_true", help="recommend a method for the bundle, by cross-validation")
-    parser.add_argument("--folds", type=int, default=3, help="of --choose (%(default)s)")
-    parser.add_argument("--methods", nargs="+", default=[], choices=METHODS, help="of --choose (all)")
+    parser.add_argument("--folds", type=int, default=3, help="number of folds of --choose (%(default)s)")
+    parser.add_argument("--methods", nargs="+", default=[], choices=METHODS, help="methods of --choose (default: all)")
     parser.add_argument(
-        "--override", type=override, nargs="+", default=[], metavar="KEY=VALUE", help="of the configs, of --choose"
+        "--override", type=override, nargs="+", default=[], metavar="KEY=VALUE", help="config values for --choose"
     )
     parser.add_argument("--output", type=Path, default=Path("docs"), help="for the page (%(default)s)")
-    parser.add_argument("--slurm", type=int, metavar="JOBS", help="hand the runs to so many jobs of a SLURM cluster")
-    parser.add_argument("--slurm_options", nargs="+", default=[], metavar="KEY=VALUE", help="of submitit, for the jobs")
+    parser.add_argument("--slurm", type=int, metavar="JOBS", help="run in this number of jobs on a SLURM cluster")
+    parser.add_argument("--slurm_options", nargs="+", default=[], metavar="KEY=VALUE", help="submitit's options")
     parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it names each file of losses that it has read

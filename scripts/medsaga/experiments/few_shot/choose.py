@@ -57,7 +57,7 @@ def choose(
     parts = config.get_parsed_content("parts")
     names = list(methods) or [name for name in METHODS if name not in OF_VOLUMES or config["plane"] is not None]
     if unknown := [name for name in names if name not in METHODS]:
-        raise ValueError(f"no method {', '.join(unknown)}; known are {', '.join(METHODS)}")
+        raise ValueError(f"there is no method {', '.join(unknown)}; the methods are {', '.join(METHODS)}")
     splits = folds_of({patient_of(case) for case in parts["train"] + parts["validation"]}, folds, config["seed"])
     frames = []
     with tqdm(total=len(splits) * len(names), desc=f"methods for {folder.name}", unit="run") as progress:
@@ -85,7 +85,10 @@ def folds_of(patients: set[str], folds: int, seed: int) -> list[dict[str, list[s
         ValueError: fewer than two folds, or fewer patients than folds.
     """
     if not 2 <= folds <= len(patients):
-        raise ValueError(f"{len(patients)} labelled patients cannot be split into {folds} folds, each with one or more")
+        raise ValueError(
+            f"{len(patients)} labelled patients cannot be split into {folds} folds; there must be 2 or more folds, and "
+            "each needs a patient"
+        )
     order = np.random.RandomState(seed).permutation(sorted(patients)).tolist()
     return [
         {"train": [name for name in order if name not in order[i::folds]], "validation": [], "test": order[i::folds]}

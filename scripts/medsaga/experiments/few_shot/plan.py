@@ -75,14 +75,14 @@ def read_experiment(path: str | Path) -> Experiment:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: it should be an experiment's JSON.")
+        raise FileNotFoundError(f"{path} does not exist: it must be the JSON file of an experiment.")
     try:
         content = json.loads(path.read_text())
         title, methods, grids = content["title"], content["methods"], content["grids"]
     except (ValueError, TypeError) as err:
-        raise ValueError(f"{path} is no JSON object ({err}).") from err
+        raise ValueError(f"{path} is not a JSON object ({err}).") from err
     except KeyError as err:
-        raise ValueError(f"{path} has no key {err}; an experiment has title, methods and grids.") from err
+        raise ValueError(f"{path} has no key {err}; an experiment must have title, methods and grids.") from err
     _check_keys(content, _KEYS, str(path))
     known = set(methods)
     runs: dict[Run, None] = {}
@@ -117,9 +117,13 @@ def read_experiment(path: str | Path) -> Experiment:
 
 def _check_keys(given: Mapping[str, Any], known: set[str], where: str) -> None:
     if extra := set(given) - known:
-        raise ValueError(f"{where} has unknown keys {', '.join(sorted(extra))}; known are {', '.join(sorted(known))}.")
+        raise ValueError(
+            f"{where} has unknown keys {', '.join(sorted(extra))}; the keys are {', '.join(sorted(known))}."
+        )
 
 
 def _check_methods(names: list[str] | tuple[str, ...], known: set[str], where: str) -> None:
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"{where}: no method {', '.join(unknown)}; known are {', '.join(sorted(known))}.")
+        raise ValueError(
+            f"{where}: there is no method {', '.join(unknown)}; the methods are {', '.join(sorted(known))}."
+        )
