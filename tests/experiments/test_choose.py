@@ -8,7 +8,7 @@ import pytest
 from medsaga.data import write_decathlon_phantoms
 from medsaga.experiments import bundle_run
 from medsaga.experiments.few_shot.__main__ import main
-from medsaga.experiments.few_shot.choose import choose, folds_of, recommended
+from medsaga.experiments.few_shot.choose import _write, choose, folds_of, recommended
 
 from ..integration.bundles import ROOT
 from .test_few_shot import SMALL, call_in_this_process
@@ -52,18 +52,18 @@ def page(tmp_path_factory):
         patch.setenv("MEDSAGA_DATA", str(folder / "data"))
         patch.setattr(bundle_run, "run_logged", call_in_this_process)
         words = ["bundles/hippocampus", "--choose", "--folds", "2", "--work", str(folder)]
-        main([*words, "--methods", "MedSAGa", "full AdamW", "--override", *overrides])
+        main([*words, "--methods", "MedSAGa", "self-training", "--override", *overrides])
     return folder / "choose_hippocampus" / "choice.md"
 
 
 def test_the_page_recommends_a_method_and_its_command(page):
     text = page.read_text()
     assert "over 4 cases of 2 folds" in text, "of seven three are for the test"
-    assert "| MedSAGa |" in text and "| full AdamW |" in text
+    assert "| MedSAGa |" in text and "| self-training |" in text
     assert "Recommended: **" in text and "python -m monai.bundle run training" in text
     rows = pd.read_csv(page.with_suffix(".csv"))
     cases = rows.groupby("method")["case"].nunique()
-    assert dict(cases) == {"MedSAGa": 4, "full AdamW": 4}
+    assert dict(cases) == {"MedSAGa": 4, "self-training": 4}
     shown = rows[rows["method"] == "MedSAGa"].groupby("case")["dice"].mean().mean()
     assert f"| MedSAGa | {shown:.3f} ±" in text
     assert page.with_suffix(".png").is_file()
@@ -75,6 +75,27 @@ def test_test_patients_take_no_part(page):
     record = json.loads((page.parent / "medsaga_fold0" / "output" / "split.json").read_text())
     assert all(len(split["kept_out"]) == 3 and not used & set(split["kept_out"]) for split in splits)
     assert len(used) == 4 and set(record["train"]) | set(record["test"]) == used
+
+
+def test_the_teacher_is_the_first_methods_network_of_the_same_fold(page):
+    for fold in range(2):
+        own = page.parent / f"self-training_fold{fold}"
+        teacher = json.loads((own / "options.json").read_text())["teacher"]
+        assert teacher == str(page.parent / f"medsaga_fold{fold}" / "model.pt")
+        split = json.loads((own / "output" / "split.json").read_text())
+        labelled = {path.name.removesuffix("_seg.nii.gz") for path in (own / "output" / "teacher_labels").glob("*.gz")}
+        assert labelled == set(split["train"]) == set(split["learnt_before"]), "test patients are kept out"
+
+
+def test_what_is_recommended_is_both_trainings(page):
+    rows = pd.read_csv(page.with_suffix(".csv"))
+    rows.loc[rows["method"] == "self-training", "dice"] = 1.0
+    commands = _write(rows, ["MedSAGa", "self-training"], page.parent, ROOT / "bundles" / "hippocampus").read_text()
+    assert (
+        "training --config_file \"['bundles/hippocampus/configs/train.json']\" --model_path output/teacher.pt"
+        in commands
+    )
+    assert "'bundles/methods/self_training.json']\" --teacher output/teacher.pt" in commands
 
 
 def test_an_unknown_method_is_named(tmp_path, monkeypatch):

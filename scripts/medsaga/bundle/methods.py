@@ -1,8 +1,11 @@
-"""Methods that are compared on a bundle's data, as overlays of its training."""
+"""Methods that are compared on a bundle's data, as overlays of its training.
+
+"self-training" learns from labels that the first method's weights give (``teacher``).
+"""
 
 from __future__ import annotations
 
-__all__ = ["METHODS", "OF_VOLUMES"]
+__all__ = ["METHODS", "OF_VOLUMES", "TAUGHT"]
 
 # files of bundles/methods by name; the first is the default
 METHODS: dict[str, tuple[str, ...]] = {
@@ -10,7 +13,9 @@ METHODS: dict[str, tuple[str, ...]] = {
     "with unlabelled": ("semi.json",),
     "full AdamW": ("full.json",),
     "all planes": ("all_planes.json",),
+    "self-training": ("all_planes.json", "self_training.json"),
     "3-D DynUNet": ("dynunet_3d.json",),
 }
 # for volumes only: the MONAI Label app trains with none of them, and serves no network trained from scratch
-OF_VOLUMES = ("all planes", "3-D DynUNet")
+OF_VOLUMES = ("all planes", "self-training", "3-D DynUNet")
+TAUGHT = "self-training"

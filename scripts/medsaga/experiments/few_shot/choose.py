@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from medsaga.bundle.methods import METHODS, OF_VOLUMES
+from medsaga.bundle.methods import METHODS, OF_VOLUMES, TAUGHT
 from medsaga.bundle.root import bundle_folder
 from medsaga.data.case import patient_of
 from medsaga.files import replacing, write_json
@@ -67,15 +67,23 @@ def choose(
             write_json(path, {**split, "kept_out": sorted({patient_of(case) for case in parts["test"]})})
             for name in names:
                 progress.set_postfix_str(f"{name}, fold {number + 1}")
-                own = work / f"{name.replace(' ', '_').lower()}_fold{number}"
-                own.mkdir(parents=True, exist_ok=True)
-                overlays = [folder.parent / "methods" / file for file in METHODS[name]]
-                execute(own, folder, overlays, {**options, "split": str(path)}, work / "cache")
+                given = {**options, "split": str(path)}
+                if name == TAUGHT:
+                    given["teacher"] = str(_run(next(iter(METHODS)), number, folder, work, given) / "model.pt")
+                own = _run(name, number, folder, work, given)
                 rows = pd.read_csv(own / "output" / "evaluation" / "metrics.csv")
                 minutes = json.loads((own / "run.json").read_text())["minutes"]
                 frames.append(rows.assign(method=name, fold=number, minutes=minutes))
                 progress.update()
     return _write(pd.concat(frames, ignore_index=True), names, work, folder)
+
+
+def _run(name: str, fold: int, bundle: Path, work: Path, options: Mapping[str, object]) -> Path:
+    """Train and evaluate a method on a fold, unless that is done; the folder of the run."""
+    own = work / f"{name.replace(' ', '_').lower()}_fold{fold}"
+    own.mkdir(parents=True, exist_ok=True)
+    execute(own, bundle, [bundle.parent / "methods" / file for file in METHODS[name]], options, work / "cache")
+    return own
 
 
 def folds_of(patients: set[str], folds: int, seed: int) -> list[dict[str, list[str]]]:
@@ -131,8 +139,10 @@ def _write(rows: pd.DataFrame, names: Sequence[str], work: Path, folder: Path) -
             f"{minutes[name]:.1f} |"
         )
     method, why = recommended(cases, names)
-    files = [f"bundles/{folder.name}/configs/train.json", *(f"bundles/methods/{file}" for file in METHODS[method])]
-    command = f'python -m monai.bundle run training --config_file "{files}"'
+    command = _command(folder.name, method)
+    if method == TAUGHT:
+        teacher = "output/teacher.pt"
+        command = f"{_command(folder.name, next(iter(METHODS)))} --model_path {teacher}\n{command} --teacher {teacher}"
     _draw(cases[list(names)], work / "choice.png")
     page = work / "choice.md"
     page.write_text(
@@ -142,6 +152,11 @@ def _write(rows: pd.DataFrame, names: Sequence[str], work: Path, folder: Path) -
         + f"\n\nRecommended: **{method}**, because {why}.\n\n```bash\n{command}\n```\n"
     )
     return page
+
+
+def _command(bundle: str, method: str) -> str:
+    files = [f"bundles/{bundle}/configs/train.json", *(f"bundles/methods/{file}" for file in METHODS[method])]
+    return f'python -m monai.bundle run training --config_file "{files}"'
 
 
 def _draw(cases: pd.DataFrame, path: Path) -> None:
