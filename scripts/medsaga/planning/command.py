@@ -137,6 +137,8 @@ python -m monai.bundle run training --config_file {configs / "train.json"}
 {score}
 python -m monai.bundle run evaluating --config_file {configs / "inference.json"} --dataset_dir {images}
 
+With few labelled slices and many scans, a second training gives more: docs/self_training.md
+
 Serve it to 3D Slicer and OHIF:
 
 monailabel start_server --app monailabel_app --studies FOLDER --conf models {folder} --host 127.0.0.1"""
