@@ -39,5 +39,5 @@ def test_challenge_cases_get_results_and_seconds(bundle, network, challenge_case
     assert rows[0] == "case,modality,shape,boxes,seconds" and len(rows) == 3
     assert rows[1].startswith("2DBox_US_1.npz,US,30x40,2,") and rows[2].startswith("more/3DBox_CT_1.npz,CT,30x40x3,1,")
     np.savez(challenge_cases / "CT_2.npz", imgs=np.eye(5, dtype=np.uint8))
-    with pytest.raises(SystemExit, match="CT_2.npz: no array 'boxes'"):
+    with pytest.raises(SystemExit, match="CT_2.npz: it has no array 'boxes'"):
         challenge(["--cases", str(challenge_cases), "--output", str(output), "--bundle", str(bundle)])

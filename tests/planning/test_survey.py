@@ -147,7 +147,7 @@ def test_values_that_a_user_does_not_name_are_background():
 
 def test_nothing_to_learn_from_is_an_error():
     cases = [{"image": "0.nii", "label": "0_seg.nii"}]
-    with pytest.raises(ValueError, match="nothing to learn from"):
+    with pytest.raises(ValueError, match="so there is nothing to learn"):
         find(cases, [seen(())])
 
 
