@@ -83,6 +83,8 @@ def test_it_resumes_to_the_same_weights_by_the_same_labels(trained, tmp_path):
     stopped = {**overrides, "output_dir": str(tmp_path / "output"), "model_path": str(tmp_path / "model.pt")}
     run("training", "hippocampus", "train", OVERLAY, **{**stopped, "train#trainer#max_epochs": 1})
     labels = {path: path.stat().st_mtime_ns for path in (tmp_path / "output" / "teacher_labels").glob("*.gz")}
+    said = fails("training", "hippocampus", "train", OVERLAY, **stopped, resume=True, teacher_share=0.5)
+    assert "teacher_share is 0.5, was 1.0" in said
     run("training", "hippocampus", "train", OVERLAY, **stopped, resume=True)
     assert labels == {path: path.stat().st_mtime_ns for path in labels}
     resumed, whole = (torch.load(f / "output" / "last.pt", weights_only=True) for f in (tmp_path, work))
