@@ -274,7 +274,7 @@ def test_the_file_loads_as_weights_of_sam_do(sam: Sam, sam_file, tmp_path):
     for name in ("mask_decoder.iou_token.weight", "mask_decoder.transformer.layers.0.mlp.lin1.weight"):
         assert torch.equal(three.state_dict()[name], published.state_dict()[name])
     # a model to serve it is not
-    with pytest.raises(ValueError, match="weights to start from"):
+    with pytest.raises(ValueError, match="weights to start a training from"):
         load_weights(segmenter, path, trained=True)
 
 

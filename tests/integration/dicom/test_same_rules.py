@@ -117,7 +117,7 @@ REFUSED = {
         "'anterior', 'tumour' are not all classes",
     ),
     "no name": (lambda case: (case.label, case.series), {"label_info": segments("anterior")}, "[2] have no name"),
-    "twice": (lambda case: (case.label, case.series), {"label_info": segments("a", "b", idx=(3, 3))}, "one value"),
+    "twice": (lambda case: (case.label, case.series), {"label_info": segments("a", "b", idx=(3, 3))}, "the same value"),
     "form": (lambda case: (case.label, case.series), {"label_info": ["anterior"]}, "label_info.0"),
     "notes": (lambda case: (case.label, case.series), {"a": float("nan")}, "a is nan"),
     "no object": (lambda case: (case.label, case.series), [1], "object"),
