@@ -21,6 +21,8 @@ BUNDLES = sorted(p.parent.parent.name for p in (ROOT / "bundles").glob("*/config
 SMALL = {"network_def#encoder": "vit_test", "image_size": 64, "weights": None, "num_workers": 0}
 # and as a run of two epochs
 TWO_EPOCHS = {**SMALL, "train#trainer#max_epochs": 2, "val_interval": 1, "batch_size": 4, "warmup_steps": 2}
+# that leaves patients over
+FEW_PATIENTS = {**TWO_EPOCHS, "test_patients": 1, "val_patients": 1, "train_patients": 2}
 
 
 def _small_encoder(bundle: str) -> dict[str, object]:

@@ -10,18 +10,10 @@ import torch
 
 from medsaga.data import decathlon_datalist
 
-from .bundles import TWO_EPOCHS, fails, paths, run
+from .bundles import FEW_PATIENTS, fails, paths, run
 
 OVERLAY = "../../methods/self_training"  # as seen from a bundle's configs
-SHORT = {
-    **TWO_EPOCHS,
-    "test_patients": 1,
-    "val_patients": 1,
-    "train_patients": 2,
-    "num_slices": 6,
-    "prompt_probability": 0,
-    "largest_component": [],
-}
+SHORT = {**FEW_PATIENTS, "num_slices": 6, "prompt_probability": 0, "largest_component": []}
 STUDENT = {**SHORT, "lr_scheduler#max_steps": 4}  # also of the run that ends after its first epoch
 
 

@@ -9,14 +9,11 @@ import torch
 from medsaga.data import decathlon_datalist, unlabelled_pool
 from medsaga.memory import Setup, measure, predict
 
-from .bundles import ROOT, TWO_EPOCHS, fails, paths, run
+from .bundles import FEW_PATIENTS, ROOT, fails, paths, run
 
 OVERLAY = "../../methods/semi"  # as seen from a bundle's configs
 SHORT = {
-    **TWO_EPOCHS,
-    "test_patients": 1,
-    "val_patients": 1,
-    "train_patients": 2,
+    **FEW_PATIENTS,
     "num_slices": 8,
     "prompt_probability": 0.5,
     "rampup_steps": 0,

@@ -1,11 +1,8 @@
-"""Methods that are compared on a bundle's data, as overlays of its training.
-
-"self-training" learns from labels that the first method's weights give (``teacher``).
-"""
+"""Methods that are compared on a bundle's data, as overlays of its training."""
 
 from __future__ import annotations
 
-__all__ = ["METHODS", "OF_VOLUMES", "TAUGHT"]
+__all__ = ["METHODS", "OF_VOLUMES", "TEACHER_OF"]
 
 # files of bundles/methods by name; the first is the default
 METHODS: dict[str, tuple[str, ...]] = {
@@ -18,4 +15,5 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 # for volumes only: the MONAI Label app trains with none of them, and serves no network trained from scratch
 OF_VOLUMES = ("all planes", "self-training", "3-D DynUNet")
-TAUGHT = "self-training"
+# the method whose weights a method takes as its teacher
+TEACHER_OF = {"self-training": "MedSAGa"}

@@ -8,7 +8,7 @@ from typing import Any
 from medsaga.reading import name_without_suffix
 from medsaga.transforms.orient_slices import ALL_PLANES, AXES
 
-__all__ = ["case_name", "cut_in", "files_of", "inputs_of", "patient_of"]
+__all__ = ["case_name", "cut_in", "files_of", "inputs_of", "patient_of", "without_label"]
 
 
 _FILES = ("image", "label")
@@ -17,6 +17,11 @@ _FILES = ("image", "label")
 def inputs_of(case: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of a case that reading uses: ``image`` and, where it has them, ``label`` and ``labelled_slices``."""
     return {key: case[key] for key in (*_FILES, "labelled_slices") if key in case}
+
+
+def without_label(case: Mapping[str, Any]) -> dict[str, Any]:
+    """What a case says of its image: ``image`` and, where it has them, ``name`` and ``patient``."""
+    return {key: case[key] for key in ("image", "name", "patient") if key in case}
 
 
 def cut_in(cases: Sequence[dict], plane: str | None) -> list[dict]:

@@ -11,7 +11,7 @@ import numpy as np
 from monai.transforms import Compose, MapLabelValued
 from torch.utils.data import Dataset
 
-from .case import case_name
+from .case import case_name, without_label
 from .slice_dataset import SliceDataset
 
 __all__ = ["WithTeacherLabels", "cases_to_label", "teacher_file", "teacher_labelled", "without_label_values"]
@@ -64,9 +64,7 @@ def teacher_labelled(cases: Sequence[dict], labels_dir: str | Path, suffix: str 
         labels_dir: folder of ``CASE_seg`` and the suffix.
         suffix: of these files.
     """
-    kept = ("image", "name", "patient")
-    labels = [{"label": str(Path(labels_dir, f"{case_name(case)}_seg{suffix}"))} for case in cases]
-    return [{key: case[key] for key in kept if key in case} | label for case, label in zip(cases, labels)]
+    return [{**without_label(case), "label": str(Path(labels_dir, f"{case_name(case)}_seg{suffix}"))} for case in cases]
 
 
 def without_label_values(preprocessing: Compose) -> Compose:

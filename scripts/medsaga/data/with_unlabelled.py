@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .case import patient_of
+from .case import patient_of, without_label
 from .datalists import Datalist
 from .slice_dataset import SliceDataset
 from .splits import kept_out
@@ -43,9 +43,7 @@ def unlabelled_pool(
     cases = [case for case in datalist if patient_of(case) not in kept]
     if images_dir is not None:
         cases += [case for case in unlabelled_datalist(images_dir, sequences) if patient_of(case) not in kept]
-    pool = {
-        str(case["image"]): {key: case[key] for key in ("image", "name", "patient") if key in case} for case in cases
-    }
+    pool = {str(case["image"]): without_label(case) for case in cases}
     if not pool:
         raise ValueError(
             "There is no unlabelled image to learn from: name a folder of images with --unlabelled_dir FOLDER."

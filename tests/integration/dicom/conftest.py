@@ -127,6 +127,15 @@ def server(store, cases, bundles, work):
 
 
 @pytest.fixture
+def same_weights(bundles):
+    """Other tests get the weights that were served before."""
+    served = bundles["hippocampus"] / "models" / "model.pt"
+    before = served.read_bytes()
+    yield
+    served.write_bytes(before)
+
+
+@pytest.fixture
 def clean(store, cases):
     """Removes the segmentations that a test leaves."""
     yield

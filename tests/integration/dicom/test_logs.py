@@ -66,15 +66,6 @@ def telling(cases):
     return case
 
 
-@pytest.fixture
-def same_weights(bundles):
-    """Other tests get the weights that were served before."""
-    served = bundles["hippocampus"] / "models" / "model.pt"
-    before = served.read_bytes()
-    yield
-    served.write_bytes(before)
-
-
 def test_no_patient_is_logged(server, telling, clean, same_weights, tmp_path):
     a_session(telling, tmp_path)
     shown = ask("GET", "/logs/", params={"lines": 300, "html": False})

@@ -33,7 +33,7 @@ def browser() -> dict[str, str]:
     return {"modules": str(modules), "chromium": chromium}
 
 
-def test_an_annotator_segments_corrects_submits_and_trains(browser, server, cases, tmp_path):
+def test_an_annotator_segments_corrects_submits_and_trains(browser, server, cases, same_weights, tmp_path):
     case = cases["mr"]
     for name in ("mr2", "mr3"):  # what can be trained on
         label = write_label(tmp_path / f"{name}.nii.gz", cases[name].label, cases[name].series)

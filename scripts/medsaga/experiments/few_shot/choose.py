@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from medsaga.bundle.methods import METHODS, OF_VOLUMES, TAUGHT
+from medsaga.bundle.methods import METHODS, OF_VOLUMES, TEACHER_OF
 from medsaga.bundle.root import bundle_folder
 from medsaga.data.case import patient_of
 from medsaga.files import replacing, write_json
@@ -68,8 +68,8 @@ def choose(
             for name in names:
                 progress.set_postfix_str(f"{name}, fold {number + 1}")
                 given = {**options, "split": str(path)}
-                if name == TAUGHT:
-                    given["teacher"] = str(_run(next(iter(METHODS)), number, folder, work, given) / "model.pt")
+                if teacher := TEACHER_OF.get(name):
+                    given["teacher"] = str(_run(teacher, number, folder, work, given) / "model.pt")
                 own = _run(name, number, folder, work, given)
                 rows = pd.read_csv(own / "output" / "evaluation" / "metrics.csv")
                 minutes = json.loads((own / "run.json").read_text())["minutes"]
@@ -140,9 +140,9 @@ def _write(rows: pd.DataFrame, names: Sequence[str], work: Path, folder: Path) -
         )
     method, why = recommended(cases, names)
     command = _command(folder.name, method)
-    if method == TAUGHT:
-        teacher = "output/teacher.pt"
-        command = f"{_command(folder.name, next(iter(METHODS)))} --model_path {teacher}\n{command} --teacher {teacher}"
+    if teacher := TEACHER_OF.get(method):
+        weights = "output/teacher.pt"
+        command = f"{_command(folder.name, teacher)} --model_path {weights}\n{command} --teacher {weights}"
     _draw(cases[list(names)], work / "choice.png")
     page = work / "choice.md"
     page.write_text(
