@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 
 import psutil
@@ -10,25 +8,24 @@ import pytest
 
 from medsaga.processes import processes_for
 
+from . import forks
+from .waiting import until
+
 PARENT = """
-import os, time
+import time
 from medsaga.processes import in_processes
-if __name__ == "__main__":
-    print(os.getpid(), flush=True)
-    for _ in in_processes(time.sleep, [0.01] + [600] * 4, 2):
-        print("one is done", flush=True)
+for _ in in_processes(time.sleep, [0.01] + [600] * 4, 2):
+    print("one is done", flush=True)
 """
 
 
 def test_processes_end_with_their_parent(tmp_path):
-    script = tmp_path / "parent.py"
-    script.write_text(PARENT)
-    process = subprocess.Popen([sys.executable, "-W", "ignore", str(script)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline().strip() == str(process.pid)
-    assert process.stdout.readline().strip() == "one is done"
+    said = tmp_path / "said"
+    process = forks.start([sys.executable, "-W", "ignore", "-c", PARENT], said, tmp_path, dict(os.environ))
+    until(lambda: said.is_file() and "one is done" in said.read_text(), 120, process)
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 2
-    os.kill(process.pid, signal.SIGKILL)  # as a user or a cluster's scheduler does
+    process.kill()  # as a user or a cluster's scheduler does
     process.wait()
     _, alive = psutil.wait_procs(children, timeout=60)
     for child in alive:

@@ -8,8 +8,6 @@ import logging
 import os
 import pickle
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +22,7 @@ from medsaga.data.cache_room import Room
 from medsaga.data.cache_run import RUNS, Run
 from medsaga.data.slice_cache import cache_cases, prepare_cases
 
+from .. import forks
 from ..waiting import until
 from .test_slice_cache import CALLS, age, count, entries, records, slices_of, state
 
@@ -216,7 +215,7 @@ import json, sys, time
 from monai.transforms import Lambdad
 from medsaga.data.slice_cache import cache_cases
 from tests.data.conftest import _preprocessing
-cases, folder = json.load(sys.stdin), sys.argv[1]
+cases, folder = json.loads(sys.argv[1]), sys.argv[2]
 def wait(x):
     open(folder + "/began", "a").close()
     time.sleep(600)
@@ -227,20 +226,14 @@ cache_cases(cases[1:], _preprocessing(extra=(Lambdad("image", wait),)), 3, folde
 
 def test_what_a_killed_build_left_goes_at_the_next_start(tmp_path, preprocessing, write_case):
     cases, cache = [write_case("a", 1), write_case("b", 2)], tmp_path / "cache"
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", BUILD, str(tmp_path)],
-        cwd=Path(__file__).parents[2],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    process.stdin.write(json.dumps(cases).encode())
-    process.stdin.close()
+    words = [sys.executable, "-W", "ignore", "-c", BUILD, json.dumps(cases), str(tmp_path)]
+    process = forks.start(words, tmp_path / "log", Path(__file__).parents[2], dict(os.environ))
     until((tmp_path / "began").exists, process=process)
     (run,) = runs(cache)
     (run / "half").write_bytes(b"an entry that was being written")
     cache_cases(cases[:1], preprocessing(), 3, cache)
     assert runs(cache) == [run]  # it is still running
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     cache_cases(cases, preprocessing(), 3, cache)
     assert runs(cache) == []

@@ -74,8 +74,8 @@ import json, sys
 import torch.distributed as dist
 from medsaga.data import check_cases
 from tests.data.conftest import _preprocessing
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+folder = sys.argv[1]
+dist.init_process_group("gloo")
 train, others = json.load(open(folder + "/cases.json"))
 for cases in ([], others):
     try:
@@ -91,19 +91,11 @@ def test_of_two_processes_the_first_reports_and_the_other_waits(tmp_path, write_
     train, others = [write_case("a", 1)], [write_case("b", 2)]
     label_of_class_seven(others[0])
     (tmp_path / "cases.json").write_text(json.dumps([train, others]))
-    processes = [
-        forks.start(
-            [sys.executable, "-W", "ignore", "-c", PROCESS, str(rank), str(tmp_path)],
-            tmp_path / f"said{rank}",
-            Path(__file__).parents[2],
-            dict(os.environ),
-            errors=Path(os.devnull),
-        )
-        for rank in range(2)
-    ]
-    for process in processes:
+    logs = [tmp_path / f"said{rank}" for rank in range(2)]
+    words = [sys.executable, "-W", "ignore", "-c", PROCESS, str(tmp_path)]
+    for process in forks.ranks(words, logs, Path(__file__).parents[2], errors=Path(os.devnull)):
         process.wait(300)
-    first, second = ((tmp_path / f"said{rank}").read_text().splitlines() for rank in range(2))
+    first, second = (log.read_text().splitlines() for log in logs)
     assert first == [
         "trains",
         f"CasesFailedError 1 of 2 cases cannot be used, listed in {tmp_path}/errors.csv:",

@@ -1,4 +1,7 @@
 import json
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -6,13 +9,14 @@ import pytest
 import torch
 
 from medsaga.data import decathlon_datalist, split_by_patient, write_decathlon_phantoms
-from medsaga.experiments import active_learning, active_learning_run
+from medsaga.experiments import active_learning, active_learning_run, label_server
 from medsaga.experiments.active_learning import points, table
 from medsaga.experiments.active_learning_run import Run, Session
 from medsaga.experiments.overrides import override
 from medsaga.networks import SamSegmenter
 from medsaga.reading import name_without_suffix
 
+from .. import forks
 from ..integration.bundles import ROOT
 
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install medsaga[label])")
@@ -108,9 +112,15 @@ def test_an_unknown_strategy_is_named(capsys):
     assert "no strategy best; the strategies are random, first" in capsys.readouterr().err
 
 
+def fork(words, stdout, stderr, start_new_session, env):
+    return forks.start(words, Path(stdout.name), ROOT, env, start_new_session)
+
+
 @pytest.mark.integration
 def test_a_run_with_a_real_server_that_is_stopped_and_resumed(phantoms, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
+    # a fork's imports cost nothing
+    monkeypatch.setattr(label_server, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": fork}))
     words = ["--dataset_dir", str(phantoms), "--strategies", "mixed", "--seeds", "0"]
     words += ["--work", str(tmp_path / "work"), "--output", str(tmp_path / "docs")]
     # published weights that fit the small encoder do not exist: fresh ones in the form of published ones
@@ -118,7 +128,8 @@ def test_a_run_with_a_real_server_that_is_stopped_and_resumed(phantoms, tmp_path
     torch.manual_seed(0)
     state = SamSegmenter("vit_test", 64, 4).state_dict()
     torch.save({key: value for key, value in state.items() if key not in ("pixel_mean", "pixel_std")}, weights)
-    words += ["--slices", "5", "--override", *SMALL, f"weights={weights}", "--labels"]
+    words += ["--slices", "5", "--override", *SMALL, f"weights={weights}"]
+    words += ["batch_size=1", "prompt_probability=0", "--labels"]  # quick steps
     folder = tmp_path / "work" / "hippocampus" / "mixed_seed0"
 
     active_learning.main([*words, "1"])

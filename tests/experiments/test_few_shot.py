@@ -3,6 +3,7 @@
 import csv
 import json
 import multiprocessing
+import os
 import sys
 import time
 
@@ -14,11 +15,12 @@ from monai.bundle import ConfigParser
 
 from medsaga.data import write_decathlon_phantoms
 from medsaga.experiments import bundle_run
-from medsaga.experiments.few_shot import read_experiment
+from medsaga.experiments.few_shot import cluster, read_experiment
 from medsaga.experiments.few_shot.__main__ import main
 from medsaga.experiments.few_shot.execution import work_off
 from medsaga.experiments.few_shot.results import by_case, collect, seeds_table, table
 
+from .. import forks
 from ..integration.bundles import ROOT
 
 SMALL = {
@@ -139,18 +141,33 @@ def test_what_is_done_is_not_run_again(done, monkeypatch):
     assert called == []
 
 
+def job_in_one_process(experiment, work, job=cluster._work):
+    bundle_run.run_logged = call_in_this_process
+    job(experiment, work)
+
+
+def fork_job(folder, **_):
+    """submitit's ``start_controller``; its own starts two processes that import everything."""
+    code = f"import os, runpy, sys; sys.argv.append({str(folder)!r}); os.environ['SUBMITIT_LOCAL_JOB_ID'] = "
+    code += "str(os.getpid()); runpy.run_module('submitit.core._submit', run_name='__main__')"
+    numbers = {"NTASKS": "1", "JOB_NUM_NODES": "1", "NODEID": "0", "GLOBALID": "0", "LOCALID": "0"}
+    environment = {**os.environ, "SUBMITIT_EXECUTOR": "local"}
+    environment |= {f"SUBMITIT_LOCAL_{name}": value for name, value in numbers.items()}
+    return forks.start([sys.executable, "-c", code], folder / "log.txt", ROOT, environment)
+
+
 def test_jobs_of_a_launcher_share_what_is_missing(done, tmp_path, monkeypatch):
     """By submitit's launcher for local processes, in the place of SLURM's."""
     pytest.importorskip("submitit", reason="submitit is not installed: pip install 'medsaga[cluster]'")
-    from medsaga.experiments.few_shot.cluster import submit
-
     words, folder = done
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("MEDSAGA_DATA", str(folder / "data"))
     work = folder / "work" / "phantoms"
     missing = work / "hippocampus" / "medsaga_n4_seed1" / "run.json"
     missing.unlink()
-    for job in submit(read_experiment(words[0]), work, jobs=2, options={"timeout_min": "10"}, cluster="local"):
+    monkeypatch.setattr(cluster, "_work", job_in_one_process)
+    monkeypatch.setattr("submitit.local.local.start_controller", fork_job)
+    for job in cluster.submit(read_experiment(words[0]), work, jobs=2, options={"timeout_min": "10"}, cluster="local"):
         job.result()
     assert json.loads(missing.read_text())["resumed"]
     assert len(list((work / "jobs").glob("*_result.pkl"))) == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from importlib.util import find_spec
 
@@ -16,6 +15,8 @@ from medsaga.export.__main__ import main
 from medsaga.inferers import BoxInferer, SliceBatchInferer
 from medsaga.networks import SamSegmenter
 from medsaga.networks.attention import RelPosAttention
+
+from .. import forks
 
 # not by pytest.importorskip, which would import it with its telemetry
 pytestmark = pytest.mark.skipif(
@@ -184,5 +185,5 @@ subprocess.Popen(["true"])
 time.sleep(0.5)
 print("alive")
 """
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300)
+    done = forks.run([sys.executable, "-W", "ignore", "-c", code], folder)
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr[-2000:]

@@ -23,6 +23,7 @@ from medsaga.networks import SamSegmenter
 from medsaga.records import read_record, with_record
 from medsaga.verify import verify_folder
 
+from .. import forks
 from ..verify.conftest import edit, small, weights
 
 pytest.importorskip("onnxscript", reason="ONNX cannot be written: pip install 'medsaga[export]'")
@@ -180,7 +181,7 @@ compiled = core.compile_model(core.read_model(sys.argv[2]), "CPU")
 assert compiled([torch.rand(2, 1, 64, 64).numpy()])[0].shape == (2, 3, 16, 16)
 """
     files = [str(exported / "models" / name) for name in ("model.ts", "model.onnx")]
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, *files], capture_output=True, text=True)
+    done = forks.run([sys.executable, "-W", "ignore", "-c", code, *files], exported)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

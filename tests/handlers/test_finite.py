@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import sys
 from pathlib import Path
@@ -83,14 +82,13 @@ def test_a_step_that_a_scaler_skips_is_no_error(tmp_path):
 
 
 PROCESS = """
-import sys, pytest, torch, math
+import math, sys
 from pathlib import Path
 import torch.distributed as dist
 from tests.handlers.test_finite import Fails
 from tests.handlers.test_training_state import Run
-folder, rank = Path(sys.argv[1]), int(sys.argv[2])
-dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-run = Run(folder, loss=Fails(3, math.nan if rank == 1 else 1.0))
+dist.init_process_group("gloo")
+run = Run(Path(sys.argv[1]), loss=Fails(3, math.nan if dist.get_rank() == 1 else 1.0))
 run()
 """
 
@@ -98,10 +96,7 @@ run()
 def test_all_processes_stop_when_one_loss_is_no_number(tmp_path):
     words = [sys.executable, "-W", "ignore", "-c", PROCESS, str(tmp_path)]
     logs = [tmp_path / "log0", tmp_path / "log1"]
-    processes = [
-        forks.start([*words, str(rank)], log, Path(__file__).parents[2], dict(os.environ))
-        for rank, log in enumerate(logs)
-    ]
+    processes = forks.ranks(words, logs, Path(__file__).parents[2])
     assert [process.wait(300) for process in processes] == [1, 1]
     for error, loss in zip([log.read_text() for log in logs], (r"\d\.\d+", "nan")):
         assert re.search(rf"FloatingPointError: Epoch 2, iteration 3: the loss is {loss}", error), error

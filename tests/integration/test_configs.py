@@ -133,6 +133,13 @@ def test_verify_metadata(bundle, sample_data, tmp_path):
     assert meta["version"] in meta["changelog"]
 
 
+def _first_of_its_size(bundle: str) -> bool:
+    """Whether no bundle before has the same encoder at the same size of image."""
+    sizes = [(read(name, "train")["network_def"]["encoder"], read(name, "train")["image_size"]) for name in BUNDLES]
+    place = BUNDLES.index(bundle)
+    return sizes[place] not in sizes[:place]
+
+
 @pytest.mark.parametrize("bundle", BUNDLES)
 def test_verify_net_in_out(bundle):
     options = {
@@ -142,6 +149,8 @@ def test_verify_net_in_out(bundle):
         "device": "cpu",
         "bundle_root": str(ROOT / "bundles" / bundle),
     }
+    if not _first_of_its_size(bundle):  # a pass takes seconds; channels and classes are the same with a small encoder
+        options["network_def#encoder"] = "vit_test"
     monai.bundle.verify_net_in_out(**options)  # raises where network and metadata disagree, as here:
     if bundle == "hippocampus":
         with pytest.raises(ValueError, match="output channel number"):

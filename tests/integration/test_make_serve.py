@@ -25,6 +25,7 @@ from monailabel_app.serve import _samples
 
 from medsaga.data import write_decathlon_phantoms
 
+from .. import forks
 from ..waiting import until
 from .bundles import ROOT
 from .server import _free_port, stop
@@ -58,7 +59,7 @@ def orthanc() -> tuple[str, str]:
 class Served:
     """The command while it runs."""
 
-    def __init__(self, process: subprocess.Popen, url: str, log: Path) -> None:
+    def __init__(self, process: forks.Fork, url: str, log: Path) -> None:
         self.process, self.url, self.log = process, url, log
         self.all = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
 
@@ -89,8 +90,8 @@ def serving(work: Path, name: str, **environment: str):
         "MEDSAGA_DATA": str(work),
         **environment,
     }
-    with log.open("w") as output:
-        process = subprocess.Popen(words, cwd=ROOT, stdout=output, stderr=output, env=settings)
+    log.write_text("")
+    process = forks.start(words, log, ROOT, settings)
     try:
         until(lambda: "What is served" in log.read_text(), 150, process, lambda: log.read_text()[-3000:])
         yield Served(process, f"http://127.0.0.1:{port}", log)
@@ -184,7 +185,7 @@ def test_a_port_that_is_taken_is_said_before_anything_starts(tmp_path):
         taken.listen()
         port = str(taken.getsockname()[1])
         words = [sys.executable, "-m", "monailabel_app.serve", "--port", port, "--output", str(tmp_path / "serve")]
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        done = forks.run(words, ROOT)
     assert done.returncode == 2 and f"--port {port}: another program listens there" in done.stderr
     assert not list(tmp_path.iterdir())
 

@@ -10,9 +10,10 @@ import torch
 from monai.bundle import ConfigParser
 from PIL import Image
 
+from medsaga.data import write_decathlon_phantoms
 from medsaga.memory.training import Training
 
-from .bundles import ENCODERS, ROOT, config_files, fails, paths, run
+from .bundles import ENCODERS, ROOT, SMALL, config_files, fails, paths, run
 from .dicom.small import write_chest_phantoms
 
 # bundles of one grey channel; those of sequences and colours are in test_published_layouts.py
@@ -52,10 +53,12 @@ def network_options(bundle: str, method: str) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def data(phantoms, tmp_path_factory):
+def data(tmp_path_factory):
     """A data set for each bundle: volumes, which are the hippocampus' with its classes, or X-rays."""
-    chests = write_chest_phantoms(tmp_path_factory.mktemp("data") / "chests", cases=6, first_seed=0)
-    return {bundle: chests if bundle == "chest_xray" else phantoms for bundle in GREY}
+    folder = tmp_path_factory.mktemp("data")
+    volumes = write_decathlon_phantoms(folder / "phantoms", cases=7, shape=(16, 20, 10))
+    chests = write_chest_phantoms(folder / "chests", cases=7, first_seed=0)
+    return {bundle: chests if bundle == "chest_xray" else volumes for bundle in GREY}
 
 
 def options(bundle: str, method: str, data, work) -> dict[str, object]:
@@ -193,7 +196,7 @@ def test_sgd_resumes_to_the_same_weights(data, tmp_path):
 
 @pytest.mark.parametrize("bundle", ["hippocampus", "chest_xray"])
 def test_a_teacher_labels_volumes_and_pictures_whatever_the_values_of_their_labels(bundle, data, tmp_path):
-    settings = options(bundle, "", data, tmp_path / "teacher") | {"prompt_probability": 0}
+    settings = options(bundle, "", data, tmp_path / "teacher") | SMALL | {"prompt_probability": 0}
     run("training", bundle, "train", **settings)
     own = settings | {key: str(tmp_path / name) for key, name in (("output_dir", "output"), ("model_path", "model.pt"))}
     own["teacher"] = settings["model_path"]

@@ -3,16 +3,15 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import monai.bundle
 import psutil
 import torch
 
+from .. import forks
 from ..waiting import until
-from .bundles import ROOT, SMALL, config_files, option, paths, run
+from .bundles import SMALL, command, paths, run, start
 
 EPOCHS = 8
 SHORT = {
@@ -29,24 +28,22 @@ SHORT = {
 }
 
 
-def start(log: Path, names: Sequence[str], overrides: Mapping[str, object]) -> subprocess.Popen:
-    """Two processes train by these configs."""
-    words = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    words += ["--max-restarts=1", "-m", "monai.bundle", "run", "training", "--config_file"]
-    words.append(str(config_files("hippocampus", *names)))
-    words += [word for key, value in overrides.items() for word in option(key, value)]
-    with open(log, "w") as output:
-        # with torchrun's own store, of which each start finds the former one's addresses, no restart succeeds
-        environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-        return subprocess.Popen(words, cwd=ROOT, stdout=output, stderr=output, env=environment)
+def torchrun(words: list[str], log: Path) -> forks.Fork:
+    """Two processes run a bundle's command; torchrun forks them instead of starting new ones."""
+    module = words.index("-m")
+    ours = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=1", "--start-method=fork"]
+    ours += ["--run-path", str(Path(monai.bundle.__file__).with_name("__main__.py"))]
+    # with torchrun's own store, of which each start finds the former one's addresses, no restart succeeds
+    words = [*words[: module + 1], *ours, *words[module + 2 :]]
+    return start(words, log, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
 
 
 def test_two_processes_train_one_model_and_go_on_when_one_is_killed(phantoms, tmp_path):
     overrides = {**SHORT, **paths("hippocampus", phantoms, tmp_path), "train#trainer#max_epochs": EPOCHS}
     state, log = tmp_path / "output" / "last.pt", tmp_path / "log"
-    process = start(log, ("train", "multi_gpu_train"), {**overrides, "resume": "true"})
+    process = torchrun(command("training", "hippocampus", "train", "multi_gpu_train", **overrides, resume="true"), log)
     until(state.is_file, 600, process, lambda: log.read_text()[-3000:])
-    workers = [child for child in psutil.Process(process.pid).children() if "monai.bundle" in " ".join(child.cmdline())]
+    workers = psutil.Process(process.pid).children()
     assert len(workers) == 2, log.read_text()[-3000:]
     os.kill(workers[1].pid, signal.SIGKILL)
     assert process.wait(600) == 0, log.read_text()[-3000:]
@@ -64,7 +61,8 @@ def test_one_of_two_processes_writes_the_labels_of_a_teacher(phantoms, tmp_path)
     teacher = tmp_path / "teacher.pt"
     run("training", "hippocampus", "train", **{**overrides, "model_path": str(teacher)})
     log, names = tmp_path / "log", ("train", "../../methods/self_training", "multi_gpu_train")
-    process = start(log, names, {**overrides, "output_dir": tmp_path / "student", "teacher": teacher})
+    student = {**overrides, "output_dir": tmp_path / "student", "teacher": teacher}
+    process = torchrun(command("training", "hippocampus", *names, **student), log)
     assert process.wait(600) == 0, log.read_text()[-3000:]
     split = json.loads((tmp_path / "student" / "split.json").read_text())
     labels = list((tmp_path / "student" / "teacher_labels").iterdir())

@@ -15,13 +15,14 @@ from medsaga.networks import SamSegmenter
 from .bundles import BUNDLES, ENCODERS, ROOT, command, config_files, fails, paths, run, start
 from .dicom.small import write_chest_phantoms
 from .published_layouts import brain_tumour
+from .test_multi_process import torchrun
 
 PRETRAIN = "../../methods/pretrain"  # as seen from a bundle's configs
 SHORT = {
     "weights": None,
     "num_workers": 0,
-    "num_slices": 8,
-    "batch_size": 4,
+    "num_slices": 4,
+    "batch_size": 2,
     "rank": 4,
     "warmup_steps": 1,
     "train#trainer#max_epochs": 1,
@@ -56,11 +57,9 @@ def test_every_bundle_pretrains_on_images_alone(bundle, scans, chests, tmp_path)
         brain_tumour(folder)
     parts = {"emix_weight": 0.1, "shed_weight": 0.1} if bundle in ("chest_xray", "spleen") else {}
     settings = options(bundle, folder, tmp_path, **parts)
-    if pictures:
-        settings["num_slices"] = 4
     run("training", bundle, "train", PRETRAIN, **settings)
     last = torch.load(tmp_path / "output" / "last.pt", weights_only=True)
-    assert last["progress"] == {"epoch": 1, "iteration": settings["num_slices"] // 4}
+    assert last["progress"] == {"epoch": 1, "iteration": 2}
     groups = last["optimizer"]["param_groups"]
     assert [group["name"] for group in groups] == ["encoder_galore", "encoder", "decoder"]
     assert len(last["optimizer"]["state"]) == sum(len(group["params"]) for group in groups)
@@ -85,7 +84,7 @@ def sam_file(tmp_path_factory):
 
 
 TEST_ENCODER = {"network_def#encoder": "vit_test", "image_size": 64}
-LONG = {"num_slices": 24, "train#trainer#max_epochs": 12, "encoder_lr": 2e-3, "lr": 2e-3}
+LONG = {"num_slices": 24, "batch_size": 4, "train#trainer#max_epochs": 12, "encoder_lr": 2e-3, "lr": 2e-3}
 
 
 @pytest.fixture(scope="module")
@@ -163,12 +162,10 @@ def test_options_of_memory_work(scans, tmp_path):
 
 
 def test_two_processes_pretrain_one_encoder(scans, tmp_path):
-    settings = options("hippocampus", scans, tmp_path, **TEST_ENCODER, batch_size=2, shed_weight=0.1)
+    settings = options("hippocampus", scans, tmp_path, **TEST_ENCODER, batch_size=1, shed_weight=0.1)
     settings["device"] = "$torch.device('cpu')"
-    words = command("training", "hippocampus", "train", PRETRAIN, "multi_gpu_train", **settings)
-    words[3:4] = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
-    log = tmp_path / "log"
-    assert start(words, log, OMP_NUM_THREADS="1").wait(600) == 0, log.read_text()[-3000:]
+    words, log = command("training", "hippocampus", "train", PRETRAIN, "multi_gpu_train", **settings), tmp_path / "log"
+    assert torchrun(words, log).wait(600) == 0, log.read_text()[-3000:]
     last = torch.load(tmp_path / "output" / "last.pt", weights_only=True)
     assert last["progress"] == {"epoch": 1, "iteration": 2}
     SamSegmenter("vit_test", 64, 2, tmp_path / "model.pt", True)

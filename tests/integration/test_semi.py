@@ -97,5 +97,6 @@ def test_its_memory_is_predicted():
     small = {"network_def#encoder": "vit_test", "image_size": 64, "device": "$torch.device('cpu')", "batch_size": 2}
     setup = Setup(str(ROOT / "bundles" / "hippocampus"), files, small)
     alone = Setup(str(ROOT / "bundles" / "hippocampus"), (), small)
-    assert predict(setup) == pytest.approx(measure(setup).split, rel=0.02)
-    assert sum(predict(setup).values()) > sum(predict(alone).values())
+    predicted = predict(setup)
+    assert predicted == pytest.approx(measure(setup).split, rel=0.02)
+    assert sum(predicted.values()) > sum(predict(alone).values())

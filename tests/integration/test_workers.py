@@ -19,7 +19,14 @@ pytestmark = pytest.mark.integration
 
 # `python -m monailabel.main`, but that uvicorn's processes do not import that module before they answer uvicorn. This
 # takes about as long as uvicorn waits before it kills them, so that whether they load the app would be left to chance.
-MONAI_LABEL = [sys.executable, "-c", "from monailabel.main import Main; Main().run()"]
+# And they are forks, which need not import all that this process has.
+CODE = """
+import multiprocessing, uvicorn._subprocess
+from monailabel.main import Main
+uvicorn._subprocess.spawn = multiprocessing.get_context("fork")
+Main().run()
+"""
+MONAI_LABEL = [sys.executable, "-c", CODE]
 
 
 def test_the_command_ends_with_the_reason(tmp_path):

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 
 from medsaga.bundle.__main__ import main
 
+from .. import forks
 from ..verify.conftest import small, weights
 from .bundles import ROOT
 from .server import _free_port, read_mask, stop, wait_for
@@ -40,8 +40,8 @@ def exported(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def clean_python(tmp_path_factory):
-    """An environment with this package's wheel, and its dependencies as they are installed here."""
+def packages(tmp_path_factory):
+    """A folder with this package's wheel alone."""
     work = tmp_path_factory.mktemp("wheel")
     source = work / "source"
     source.mkdir()
@@ -50,34 +50,28 @@ def clean_python(tmp_path_factory):
     shutil.copytree(ROOT / "scripts", source / "scripts", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--no-index"]
     subprocess.run([*build, "-w", str(work), str(source)], check=True)
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(work / "env")], check=True)
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    packages = work / "env" / "lib" / version / "site-packages"
     with zipfile.ZipFile(next(work.glob("medsaga-*.whl"))) as wheel:
-        wheel.extractall(packages)
-    # a folder on the path only: the .pth files in it, which would lead to this repository, are not read
-    (packages / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    return work / "env" / "bin" / "python"
+        wheel.extractall(work / "packages")
+    return work / "packages"
 
 
-def run(python, folder, *words):
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "MEDSAGA_DATA")}
-    return subprocess.run(
-        [str(python), "-W", "ignore", *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
+def run(folder, *words):
+    return forks.run([sys.executable, "-W", "ignore", *words], folder)
 
 
 @pytest.mark.integration
-def test_it_runs_with_the_wheel_alone_from_any_folder(exported, clean_python, phantoms, tmp_path):
-    where = run(clean_python, tmp_path, "-c", WHERE).stdout
-    assert str(clean_python.parents[1]) in where
+def test_it_runs_with_the_wheel_alone_from_any_folder(exported, packages, phantoms, tmp_path, monkeypatch):
+    # before this repository, of which nothing is found then
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(packages), os.environ["PYTHONPATH"]]))
+    monkeypatch.delenv("MEDSAGA_DATA", raising=False)
+    assert run(tmp_path, "-c", WHERE).stdout.startswith(str(packages / "medsaga"))
     # from the folder beside it, as its model card says
     words = ["-m", "monai.bundle", "run", "evaluating", "--config_file", "hippocampus/configs/inference.json"]
     images = tmp_path / "images"
     images.mkdir()
     first = sorted((phantoms / "imagesTr").iterdir())[0]
     shutil.copy(first, images)
-    done = run(clean_python, exported.parent, *words, "--dataset_dir", str(images))
+    done = run(exported.parent, *words, "--dataset_dir", str(images))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     mask = nib.load(next((exported / "output" / "predictions").iterdir()))
     image = nib.load(first)
@@ -85,7 +79,7 @@ def test_it_runs_with_the_wheel_alone_from_any_folder(exported, clean_python, ph
     assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 1, 2}
     shutil.rmtree(exported / "output")
     # and the validator with the schema that the wheel brings
-    done = run(clean_python, tmp_path, "-m", "medsaga.bundle", "verify", str(exported), "--published")
+    done = run(tmp_path, "-m", "medsaga.bundle", "verify", str(exported), "--published")
     assert done.returncode == 0, done.stdout
 
 
@@ -107,8 +101,7 @@ def test_monai_labels_stock_app_serves_it(exported, phantoms, tmp_path):
         command += ["--conf", key, value]
     environment = {**os.environ, "MONAI_LABEL_SESSION_PATH": str(tmp_path / "sessions")}
     log = tmp_path / "server.log"
-    with open(log, "w") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=tmp_path, env=environment)
+    server = forks.start(command, log, tmp_path, environment)
     try:
         info = wait_for(f"{url}/info/", server, log).json()
         assert info["models"]["hippocampus"]["labels"] == {"anterior": 1, "posterior": 2}

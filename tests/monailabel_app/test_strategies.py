@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import logging
@@ -41,10 +42,15 @@ NAMES = ("random", "first", "entropy", "disagreement", "diversity", "representat
 SIZE = 64
 
 
-def save_network(path, classes, seed):
+@functools.cache
+def weights(classes, seed):
     torch.manual_seed(seed)
+    return SamSegmenter("vit_test", SIZE, classes).state_dict()
+
+
+def save_network(path, classes, seed):
     path.parent.mkdir(exist_ok=True)
-    torch.save(SamSegmenter("vit_test", SIZE, classes).state_dict(), path)
+    torch.save(weights(classes, seed), path)
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+import functools
+
 import pytest
 import torch
 from monai.data import MetaTensor
@@ -7,6 +9,7 @@ from medsaga.networks import SamSegmenter
 from medsaga.networks.checkpointing import CHECKPOINTING, image_by_image, offloaded, recomputed
 
 SIZES = {"vit_test": 96, "vit_t": 56}
+PROMPTS = {"boxes": torch.tensor([[8.0, 16, 70, 60], [10, 10, 50, 80]])}
 CHOICES = [(checkpointing, offload) for checkpointing in CHECKPOINTING for offload in (False, True)]
 
 
@@ -37,6 +40,16 @@ def step(network, image, **prompts):
     return {"logits": logits.detach()} | {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
 
 
+@functools.cache
+def plain_step(encoder):
+    return step(build_double(encoder), images(encoder).double())
+
+
+@functools.cache
+def plain_prompted_step():
+    return step(build_double("vit_test"), images("vit_test").double(), **PROMPTS)
+
+
 def assert_same(actual, expected, relative):
     assert actual.keys() == expected.keys()
     for name, value in expected.items():
@@ -60,10 +73,9 @@ class KeptBytes(torch.autograd.graph.saved_tensors_hooks):
 @pytest.mark.parametrize("encoder", SIZES)
 @pytest.mark.parametrize("checkpointing, offload", CHOICES[1:])
 def test_a_step_is_the_same(encoder, checkpointing, offload):
-    image = images(encoder).double()
-    expected = step(build_double(encoder), image)
+    expected = plain_step(encoder)
     assert len(expected) > 50 and all(gradient.any() for gradient in expected.values())
-    actual = step(build_double(encoder, checkpointing=checkpointing, offload=offload), image)
+    actual = step(build_double(encoder, checkpointing=checkpointing, offload=offload), images(encoder).double())
     assert_same(actual, expected, 1e-9)
 
 
@@ -76,10 +88,9 @@ def test_blocks_as_a_whole_keep_every_bit(encoder):
 @pytest.mark.parametrize("checkpointing", CHECKPOINTING)
 def test_prompts_and_metatensors_go_through(checkpointing):
     network = build_double("vit_test", checkpointing=checkpointing)
-    image, prompts = images("vit_test").double(), {"boxes": torch.tensor([[8.0, 16, 70, 60], [10, 10, 50, 80]])}
-    expected = step(build_double("vit_test"), image, **prompts)
-    assert_same(step(network, image, **prompts), expected, 1e-6)
-    assert_same(step(network, MetaTensor(image), **prompts), expected, 1e-6)
+    image = images("vit_test").double()
+    assert_same(step(network, image, **PROMPTS), plain_prompted_step(), 1e-6)
+    assert_same(step(network, MetaTensor(image), **PROMPTS), plain_prompted_step(), 1e-6)
 
 
 @pytest.mark.parametrize("encoder", SIZES)

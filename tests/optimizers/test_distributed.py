@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from medsaga.networks.encoders import build_encoder
 from medsaga.optimizers import GaLoreAdamW, data_parallel, load_parts, sam_param_groups, save_parts, shard
-from medsaga.processes import process_context
+
+from .. import forks
 
 STEPS = 6
 
@@ -47,12 +50,26 @@ def train(network, optimizer, steps, part=slice(None)):
         optimizer.step()
 
 
+def in_ranks(processes, function, folder):
+    """Call a function of this file with a folder in several processes of one group."""
+    code = (
+        "import sys, torch, torch.distributed as dist\n"
+        f"from {__name__} import {function.__name__}\n"
+        "torch.set_num_threads(1)\n"
+        "dist.init_process_group('gloo')\n"
+        f"{function.__name__}(dist.get_rank(), sys.argv[1])\n"
+        "dist.destroy_process_group()"
+    )
+    logs = [folder / f"log{rank}" for rank in range(processes)]
+    started = forks.ranks([sys.executable, "-c", code, str(folder)], logs, Path(__file__).parents[2])
+    codes = [process.wait() for process in started]
+    assert codes == [0] * processes, logs[0].read_text()
+
+
 CASES = {"ddp": (False, False), "in_backward": (True, False), "resumed": (True, True)}
 
 
 def child(process, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=process, world_size=2)
     part = slice(2 * process, 2 * process + 2)
     for case, (in_backward, resume) in CASES.items():
         network, optimizer = make(in_backward)
@@ -69,12 +86,10 @@ def child(process, folder):
                 thing.load_state_dict(state)
             train(wrapped, optimizer, range(4, STEPS), part)
         torch.save((network.state_dict(), optimizer.state_dict()["state"]), f"{folder}/{case}{process}.pt")
-    dist.destroy_process_group()
 
 
 def test_two_processes_reach_the_weights_of_one(tmp_path):
-    process_context()  # which starts them faster
-    mp.start_processes(child, args=(str(tmp_path),), nprocs=2, start_method="forkserver")
+    in_ranks(2, child, tmp_path)
     network, optimizer = make(False)
     start = {name: value.clone() for name, value in network.state_dict().items()}
     train(network, optimizer, range(STEPS))
@@ -103,11 +118,9 @@ def make_sharded(in_backward):
     return network, GaLoreAdamW(groups, update_in_backward=in_backward, max_norm=1.0)
 
 
-def sharded_child(process, folder, processes):
+def sharded_child(process, folder):
     """Two processes train and save in the middle; three, of which each has the whole batch, go on from there."""
-    torch.set_num_threads(1)
-    store = f"file://{folder}/store{processes}"
-    dist.init_process_group("gloo", init_method=store, rank=process, world_size=processes)
+    processes = dist.get_world_size()
     for in_backward in (False, True):
         network, optimizer = make_sharded(in_backward)
         if processes == 2:
@@ -123,14 +136,11 @@ def sharded_child(process, folder, processes):
         weights = whole_state(network)
         if process == 0:
             torch.save((weights, held), f"{folder}/{in_backward}{processes}.pt")
-    dist.destroy_process_group()
 
 
 def test_sharded_processes_reach_the_weights_of_one_and_others_go_on_from_their_files(tmp_path):
-    process_context()
     for processes in (2, 3):
-        arguments = (str(tmp_path), processes)
-        mp.start_processes(sharded_child, args=arguments, nprocs=processes, start_method="forkserver")
+        in_ranks(processes, sharded_child, tmp_path)
     network, optimizer = make(False)
     train(network, optimizer, range(STEPS))
     parameters = sum(p.numel() for p in network.parameters())

@@ -4,7 +4,6 @@ import copy
 import io
 import math
 import pickle
-import subprocess
 import sys
 
 import pytest
@@ -13,6 +12,8 @@ from torch import nn
 
 from medsaga.optimizers import GaLoreAdamW
 from medsaga.optimizers.projection import Basis, find_basis, rotate_moments
+
+from .. import forks
 
 SHAPES = [(12, 20), (20, 12), (16, 16)]
 PROJECTIONS = ["one-sided", "two-sided"]
@@ -734,12 +735,12 @@ def test_defect_9_closures_run_with_gradients(galore_torch):
         theirs.step(closure_for(theirs, param))
 
 
-def test_defect_9_import_needs_neither_transformers_nor_bitsandbytes():
+def test_defect_9_import_needs_neither_transformers_nor_bitsandbytes(tmp_path):
     code = (
         "import sys, medsaga.optimizers; "
         "sys.exit(any(name in sys.modules for name in ('transformers', 'bitsandbytes', 'galore_torch')))"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert forks.run([sys.executable, "-c", code], tmp_path).returncode == 0
 
 
 def test_defect_10_one_optimizer_works_with_a_grad_scaler():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
@@ -30,6 +29,7 @@ from medsaga.bundle import find_bundle
 from medsaga.machine import describe_machine
 from medsaga.memory import CATEGORIES, Setup, measure, predict
 from medsaga.networks.attention import RelPosAttention, TwoWayAttention
+from medsaga.processes import process_context
 
 from .reference import import_galore_torch
 
@@ -217,8 +217,8 @@ def report(sections: dict[str, dict[str, dict[str, Any]]], picture: Path) -> str
 
 
 def _in_new_process(*arguments: Any) -> dict[str, Any]:
-    # started afresh, not forked: what this process has allocated would hide part of the growth
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    # no fork of this process: what it has allocated would hide part of the growth
+    with ProcessPoolExecutor(1, process_context()) as pool:
         try:
             return pool.submit(run_row, *arguments).result()
         except BrokenProcessPool as error:

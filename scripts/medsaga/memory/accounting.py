@@ -97,8 +97,9 @@ class MemoryAccounting(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+        result = func(*args, **kwargs or {})
+        if not isinstance(result, (Tensor, tuple, list)):  # mostly a fake tensor's device
+            return result
         category = self._category()
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
+
+from medsaga.processes import process_context
 
 from .accounting import CATEGORIES
 from .measure import Measurement, measure
@@ -38,8 +39,8 @@ def report_row(name: str, setup: Setup, predict_only: bool) -> Row:
     """Predict and, unless told otherwise, measure what a bundle trains with."""
     if predict_only:
         return Row(name, predict(setup), None)
-    # spawned, because a fork would begin with this process's memory
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    # no fork of this process, which would begin with its memory
+    with ProcessPoolExecutor(1, process_context()) as pool:
         return Row(name, *pool.submit(_predict_and_measure, setup).result())
 
 

@@ -21,6 +21,8 @@ _READ = (
     torch.ops.aten.item.default,
     torch.ops.aten.is_nonzero.default,
 )
+# tensor.device, of which a step asks more often than of all else
+_DEVICE = torch.ops.prim.device.default
 # GradScaler's search for gradients that are not finite: it finds none
 _SEARCH = torch.ops.aten._amp_foreach_non_finite_check_and_unscale_.default
 _CPU = torch.device("cpu")
@@ -42,27 +44,34 @@ class FakeValues(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is _DEVICE:
+            return args[0].fake_device
         kwargs = kwargs or {}
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        known = all(not isinstance(tensor, FakeTensor) or tensor in self._known for tensor in tensors)
         if func in _READ:
-            if known:
+            if self._are_known(args, kwargs):
                 return self._compute(func, args, kwargs)
             return True if func is _READ[-1] or args[0].dtype == torch.bool else 1
         result = func(*args, **kwargs)
-        results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if func is _SEARCH:
             return result
-        if known and all(leaf.numel() <= _SMALL for leaf in results):
+        results = _tensors(result)
+        if all(leaf.numel() <= _SMALL for leaf in results) and self._are_known(args, kwargs):
             values = tree_leaves(self._compute(func, args, kwargs))
             self._known.update(zip(results, (value for value in values if isinstance(value, Tensor))))
         elif func._schema.is_mutable:
-            for tensor in tensors:
+            for tensor in _tensors((args, kwargs)):
                 self._known.pop(tensor, None)
         return result
+
+    def _are_known(self, args: Any, kwargs: Any) -> bool:
+        return all(not isinstance(tensor, FakeTensor) or tensor in self._known for tensor in _tensors((args, kwargs)))
 
     def _compute(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         args, kwargs = tree_map_only(FakeTensor, lambda fake: self._known[fake], (args, kwargs))
         args, kwargs = tree_map_only(torch.device, lambda _: _CPU, (args, kwargs))
         with no_dispatch():
             return func(*args, **kwargs)
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
