@@ -30,7 +30,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["Fork", "ranks", "run", "start"]
+__all__ = ["Fork", "free_port", "ranks", "run", "start"]
 
 # not monailabel itself, which reads its settings from the environment when it is imported
 _LIBRARIES = ("monai.bundle", "monai.engines", "nibabel", "itk", "pydicom", "fastapi", "uvicorn", "timm", "tensorboard")
@@ -107,11 +107,14 @@ def _command(words: list[str], cwd: str, env: dict[str, str], files: list[str]) 
 
 def ranks(words: list[str], logs: Sequence[Path], cwd: Path, errors: Path | None = None) -> list[Fork]:
     """Start a command once for each file of output, as the ranks of ``init_process_group("gloo")``."""
+    group = {**os.environ, "WORLD_SIZE": str(len(logs)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [start(words, log, cwd, {**group, "RANK": str(rank)}, errors=errors) for rank, log in enumerate(logs)]
+
+
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    group = {**os.environ, "WORLD_SIZE": str(len(logs)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return [start(words, log, cwd, {**group, "RANK": str(rank)}, errors=errors) for rank, log in enumerate(logs)]
+        return probe.getsockname()[1]
 
 
 class _Parent:
@@ -217,7 +220,8 @@ def _fork_trainings() -> dict | None:
 
     def start(process: subprocess.Popen, words: list[str], *others: object) -> None:
         if list(words[1:3]) != ["-m", "monailabel.interfaces.utils.app"]:
-            return start_new(process, words, *others)
+            start_new(process, words, *others)
+            return
         given = names.bind(process, words, *others).arguments
         request = _command(words, os.getcwd(), given["env"], [])
         with lock:
@@ -226,7 +230,6 @@ def _fork_trainings() -> dict | None:
             process.pid = int(here.recv(20))
         process._child_created = True
         os.close(given["c2pwrite"])
-        return None
 
     subprocess.Popen._execute_child = start
     return None

@@ -25,9 +25,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from medsaga.data import write_decathlon_phantoms
 
+from .. import forks
 from .bundles import ROOT
 from .dicom.services import _process
-from .server import Server, _free_port, small_bundle, wait_for
+from .server import Server, small_bundle, wait_for
 
 __all__ = ["ROLES", "LoggedInServer", "Realm", "realm", "serve_with_logins", "table"]
 
@@ -159,7 +160,7 @@ def serve_with_logins(
     for part in ("main.py", "lib"):
         if not (folder / "app" / part).exists():
             (folder / "app" / part).symlink_to(ROOT / "monailabel_app" / part)
-    port, log = _free_port(), folder / "server.log"
+    port, log = forks.free_port(), folder / "server.log"
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(folder / "app")]
     command += ["--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--conf", "models", str(bundle), *words]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -195,7 +194,7 @@ def serve(
     for part in ("main.py", "lib"):
         if not (app / part).exists():
             (app / part).symlink_to(ROOT / "monailabel_app" / part)
-    port = _free_port()
+    port = forks.free_port()
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies)]
     command += ["--host", "127.0.0.1", "--port", str(port), *words]
     for key, value in {"models": str(bundle), **(conf or {})}.items():
@@ -253,12 +252,6 @@ def stop(process: subprocess.Popen | forks.Fork) -> None:
     for child in children:
         if child.is_running():
             child.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def read_mask(content: bytes, folder: Path, name: str = "mask.nii.gz") -> np.ndarray:

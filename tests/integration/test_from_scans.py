@@ -17,7 +17,7 @@ import pytest
 
 from .. import forks
 from .bundles import ROOT
-from .server import _free_port, stop, wait_for
+from .server import stop, wait_for
 
 COMMANDS = re.findall(r"^```bash\n(.*?)^```", (ROOT / "docs" / "from_scans.md").read_text(), re.DOTALL | re.MULTILINE)
 
@@ -49,7 +49,7 @@ def shell(tmp_path):
 
 
 def test_every_command_of_the_page_runs(shell, tmp_path):
-    port = str(_free_port())
+    port = str(forks.free_port())
     output, log, server = tmp_path / "output", tmp_path / "log", None
     blocks = [block.replace("8000", port) for block in COMMANDS]
     assert len(blocks) == 9

@@ -28,7 +28,7 @@ from medsaga.data import write_decathlon_phantoms
 from .. import forks
 from ..waiting import until
 from .bundles import ROOT
-from .server import _free_port, stop
+from .server import stop
 
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install medsaga[label])")
 
@@ -82,7 +82,7 @@ def _runs(process: psutil.Process) -> bool:
 @contextmanager
 def serving(work: Path, name: str, **environment: str):
     """The command on a free port until it says what to open; the sample data lie beside its output."""
-    port, log = _free_port(), work / f"{name}.log"
+    port, log = forks.free_port(), work / f"{name}.log"
     words = [sys.executable, "-m", "monailabel_app.serve", "--port", str(port), "--output", str(work / name)]
     settings = {
         **os.environ,
@@ -198,6 +198,6 @@ def test_where_orthanc_cannot_be_confined_it_does_not_run_and_the_folder_is_serv
     (programs / "unshare").chmod(0o755)
     monkeypatch.setenv("PATH", str(programs))
     environment = {}
-    studies, conf = _samples(work / "confined", _free_port(), environment)
+    studies, conf = _samples(work / "confined", forks.free_port(), environment)
     assert studies == str(work / "confined" / "studies") and len(list(Path(studies).iterdir())) == 3
     assert "Operation not permitted" in conf["no_ohif"] and environment == {}

@@ -20,7 +20,7 @@ from medsaga.bundle.__main__ import main
 from .. import forks
 from ..verify.conftest import small, weights
 from .bundles import ROOT
-from .server import _free_port, read_mask, stop, wait_for
+from .server import read_mask, stop, wait_for
 
 WHERE = "import importlib.util; print(importlib.util.find_spec('medsaga').origin)"
 SAMPLE_APPS = [Path(sys.prefix, "monailabel", "sample-apps"), Path(sys.prefix, "share", "monailabel", "sample-apps")]
@@ -93,7 +93,7 @@ def test_monai_labels_stock_app_serves_it(exported, phantoms, tmp_path):
     shutil.copytree(exported, tmp_path / "app" / "model" / "hippocampus")
     (tmp_path / "studies").mkdir()
     image = shutil.copy(sorted((phantoms / "imagesTr").iterdir())[0], tmp_path / "studies")
-    url = f"http://127.0.0.1:{(port := _free_port())}"
+    url = f"http://127.0.0.1:{(port := forks.free_port())}"
     command = [sys.executable, "-W", "ignore", "-m", "monailabel.main", "start_server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--app", str(tmp_path / "app"), "--studies", str(tmp_path / "studies")]
     # models that lie there, of which none is asked for in the internet
