@@ -79,6 +79,7 @@ def draw(rows: list[Row], title: str, file: Path) -> None:
         bottom = [low + height for low, height in zip(bottom, heights)]
     for place, total in enumerate(bottom):
         axes.text(place, total, f"{total:.0f}", ha="center", va="bottom")
+    axes.set_ylim(0, 1.1 * max(bottom))  # the tallest bar has its number below the title
     axes.set_ylabel("peak of a training step, MB")
     axes.set_title(title)
     handles, labels = axes.get_legend_handles_labels()
