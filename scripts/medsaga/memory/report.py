@@ -79,11 +79,11 @@ def draw(rows: list[Row], title: str, file: Path) -> None:
         bottom = [low + height for low, height in zip(bottom, heights)]
     for place, total in enumerate(bottom):
         axes.text(place, total, f"{total:.0f}", ha="center", va="bottom")
-    axes.set_ylim(0, 1.1 * max(bottom))  # the tallest bar has its number below the title
+    axes.set_ylim(0, 1.1 * max(bottom))  # room for the number of the tallest bar
     axes.set_ylabel("peak of a training step, MB")
-    axes.set_title(title)
+    figure.suptitle(title)
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside right upper")
+    figure.legend(handles[::-1], labels[::-1], loc="outside right center")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)
 
