@@ -6,8 +6,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# uv compiles the bytecode of all packages on all cores: the first import is several times faster with it
-export UV_COMPILE_BYTECODE ?= 1
 
 .PHONY: demo serve test docs gpu-check lint bundles sbom audit install install-test constraints clean
 
@@ -39,22 +37,23 @@ bundles: install
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test
 
-# uv resolves and unpacks in parallel. It leaves out MONAI Label's command, whose place in the wheel it does not know; pip puts that in.
+# uv resolves and unpacks in parallel and compiles the bytecode (the first import is several times faster with it).
+# It leaves out MONAI Label's command, whose place in the wheel it does not know; pip puts that in.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 12) else f'medsaga needs Python 3.10 to 3.12, this is {v[0]}.{v[1]}; name another: make PYTHON=python3.11')"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt uv
-	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[label]'
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[label]'
 	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps -c constraints.txt monailabel
 	test -x $(BIN)/monailabel
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[label,test]'
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[label,test]'
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
-	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[label,docs]'
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[label,docs]'
 	touch $@
 
 # what is installed, for those who have to know: output/sbom.json (CycloneDX 1.6), and with checksums output/requirements.txt, which
