@@ -7,6 +7,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -19,6 +20,11 @@ HIDDEN = str(Path(__file__).parent / "hidden")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HIDDEN, os.environ.get("PYTHONPATH")]))
 sys.path[:] = [path for path in sys.path if path != HIDDEN]  # xdist's workers are such processes, and compare with it
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_xdist_auto_num_workers():
+    """One more than cores, as tests wait for servers and browsers an eighth of the time; a worker grows to 5 GB."""
+    return max(1, min((psutil.cpu_count(logical=False) or 1) + 1, int(psutil.virtual_memory().available // 5e9)))
 
 
 def pytest_collection_modifyitems(items):
