@@ -11,6 +11,7 @@ import psutil
 import pytest
 import torch
 
+from .once import once
 from .small_disk import mounted
 
 # tests train for seconds; what a first model has to be worth is tested by itself
@@ -48,16 +49,7 @@ def components_listed_once():
     """MONAI lists its classes anew for each of the thousands of ``ConfigParser``, 12 ms each."""
     from monai.bundle.config_item import ComponentLocator
 
-    listed, tables = ComponentLocator._find_classes_or_functions, {}
-
-    def once(self, modnames):
-        modnames = tuple(modnames)
-        if modnames not in tables:
-            tables[modnames] = listed(self, modnames)
-        return tables[modnames]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ComponentLocator, "_find_classes_or_functions", once)
+    with once(ComponentLocator, "_find_classes_or_functions", lambda _, modules: tuple(modules)):
         yield
 
 

@@ -13,24 +13,20 @@ from PIL import Image
 
 from medsaga.planning import machine
 
+from ..once import once
+
 _PLACES = ("bundle_root", "dataset_dir")  # keys of a config that say nothing of its memory
 
 
 @pytest.fixture(scope="session", autouse=True)
 def predicted_once():
     """A prediction takes seconds, and most tests plan the same training of data at another place."""
-    predictions: dict[str, dict[str, int]] = {}
-    predict = machine.predict
 
-    def once(setup, device):
+    def key(setup, device):
         config = json.loads((Path(setup.bundle) / "configs" / "train.json").read_text())
-        key = json.dumps([device, {name: value for name, value in config.items() if name not in _PLACES}])
-        if key not in predictions:
-            predictions[key] = predict(setup, device)
-        return predictions[key]
+        return json.dumps([device, {name: value for name, value in config.items() if name not in _PLACES}])
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "predict", once)
+    with once(machine, "predict", key):
         yield
 
 
