@@ -125,7 +125,7 @@ def _print_next(plan: Plan, folder: Path) -> None:
     both = f"['{configs / 'train.json'}','{configs / 'evaluate.json'}']"
     score = f'python -m monai.bundle run evaluating --config_file "{both}"'
     if not plan.dataset["test_patients"]:
-        score = "(No patient is kept for the test, so there is no score. It takes two patients and test_patients above 0.)"
+        score = "(No patient is kept for the test, so there is no score: it takes two and test_patients above 0.)"
     print(
         f"""
 Look at the picture and the choices; to change one, edit {folder / "dataset.json"} and run
